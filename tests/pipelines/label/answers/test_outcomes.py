@@ -9,15 +9,7 @@ from pipelines.data.heldout import is_validation
 from pipelines.data.reader import DataSplit
 from pipelines.data.schema import RATIONALE, TOKEN_LOGPROBS
 from pipelines.label.answers import outcomes
-from pipelines.label.answers.outcomes import (
-    OUTCOME,
-    RATIONALISED,
-    Outcome,
-    judge,
-    outcome_table,
-    rationales_table,
-    wants_rationalising,
-)
+from pipelines.label.answers.outcomes import OUTCOME, RATIONALISED, judge, outcome_table, wants_rationalising
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.tasks import Example, load_task, task_spec
 from tests.support.outcomes import APPLES, ARITHMETIC, attempts, generated, outcome, said
@@ -30,7 +22,7 @@ PAIR = Example("p", "premise: ... hypothesis: ...", None)
 
 
 def test_an_outcome_has_the_columns_of_its_table() -> None:
-    assert [field.name for field in dataclasses.fields(Outcome)] == OUTCOME.names
+    assert [field.name for field in dataclasses.fields(outcomes.Outcome)] == OUTCOME.names
     assert outcome_table([]).schema.equals(OUTCOME)
 
 
@@ -78,7 +70,7 @@ def test_all_agreeing_rationales_that_the_filters_keep() -> None:
     right, whole, hinted = (text.partition(" The answer")[0] for text in (RIGHT, long, hint))
     row = outcome("train", generated(*texts), min_rationale_words=1)
     assert (row.rationale, row.rationales) == (hinted, [hinted, right, whole])
-    found = rationales_table(outcome_table([row, outcome("train", generated(RIGHT))]))
+    found = outcomes.rationales_table(outcome_table([row, outcome("train", generated(RIGHT))]))
     assert found.schema.equals(RATIONALE, check_metadata=True)
     assert found.to_pylist() == [
         {"id": "a", "rationale": text, "index": i} for i, text in enumerate([hinted, right, whole])

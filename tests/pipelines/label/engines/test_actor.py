@@ -13,14 +13,8 @@ from pipelines.label.answers.outcomes import RATIONALISED, Outcome, outcome_tabl
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.engines.shared_budget import Funds, SharedBudget
 from pipelines.label.output.spending import Spending, used_tokens
-from pipelines.label.teachers.base import (
-    NOTHING_USED,
-    BudgetExhaustedError,
-    Generation,
-    Prompt,
-    Sample,
-    TeacherUnusableError,
-)
+from pipelines.label.teachers import base
+from pipelines.label.teachers.base import BudgetExhaustedError, Generation, Sample, TeacherUnusableError
 from pipelines.label.teachers.budget import BudgetMeter
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
@@ -146,7 +140,7 @@ def test_an_unexpected_error_names_its_rows(monkeypatch: pytest.MonkeyPatch) -> 
 class FrugalTeacher(HintedTeacher):
     """Uses 15 tokens a row, some time after it was queried."""
 
-    async def answer(self, prompt: Prompt) -> Generation:
+    async def answer(self, prompt: base.Prompt) -> Generation:
         await asyncio.sleep(0.01)
         return Generation((Sample("The answer is (4 - 1).", 5, "stop"),), 10)
 
@@ -156,7 +150,7 @@ def test_a_budget_of_several_engines_is_kept(budget: dict[str, float]) -> None:
     """2,000 rows use 15 tokens each and reserve about 70. Two engines may use 20,000 tokens together, in either unit."""
     health, price = LocalHealth(), {"per_million_prompt_tokens": 1.0, "per_million_output_tokens": 1.0}
     run = run_config({"engine": "echo", "budget": budget, "price": price, "sampling": {"max_tokens": 40}})
-    health.health.fund(Funds(run.teacher.budget, run.teacher.price, NOTHING_USED, 0))
+    health.health.fund(Funds(run.teacher.budget, run.teacher.price, base.NOTHING_USED, 0))
 
     async def label() -> list[Outcome | None]:
         actors = [actor_of(health, run) for _ in range(2)]
@@ -178,7 +172,7 @@ class PaidTeacher(HintedTeacher):
         super().__init__()
         self.meter, self._health = BudgetMeter(BudgetConfig(), PriceConfig()), health
 
-    async def answer(self, prompt: Prompt) -> Generation:
+    async def answer(self, prompt: base.Prompt) -> Generation:
         if prompt.example.id == "waits":
             await asyncio.Event().wait()
         held = self.meter.reserve(50, 50)
@@ -190,7 +184,7 @@ class PaidTeacher(HintedTeacher):
 
 def test_an_interruption_keeps_the_answers_in_flight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     health, store = LocalHealth(), Store(str(tmp_path))
-    health.health.spending = Spending(store, NOTHING_USED)
+    health.health.spending = Spending(store, base.NOTHING_USED)
     monkeypatch.setattr("pipelines.label.engines.spending_report.EVERY_S", 0.01)
     monkeypatch.setattr(TeacherSetup, "start", lambda setup, task: PaidTeacher(health))
 
@@ -200,13 +194,13 @@ def test_an_interruption_keeps_the_answers_in_flight(monkeypatch: pytest.MonkeyP
 
     first, second = asyncio.run(label())
     assert (first["id"].to_pylist(), len(second)) == (["sent"], 0)
-    assert used_tokens(store, NOTHING_USED) == (10, 5, 0)
+    assert used_tokens(store, base.NOTHING_USED) == (10, 5, 0)
     assert (health.health.in_flight(), health.health.stop.budget) == (False, "")
 
 
 def test_gpu_hours_are_those_of_the_engines() -> None:
     run = run_config(teacher := {"engine": "vllm", "model": "m", "gpus_per_replica": 2, "budget": {"gpu_hours": 1.0}})
-    budget = SharedBudget(Funds(run.teacher.budget, run.teacher.price, NOTHING_USED, 2))
+    budget = SharedBudget(Funds(run.teacher.budget, run.teacher.price, base.NOTHING_USED, 2))
     assert budget.reserve("a", 1000.0, 1, 1) == budget.reserve("b", 700.0, 1, 1) == ""
     assert budget.reserve("b", 801.0, 1, 1) == "teacher.budget.gpu_hours 1 is used up (1.001 GPU-hours)"
     with pytest.raises(ValidationError, match=r"budget.gpu_hours has no effect"):

@@ -17,17 +17,10 @@ from pipelines.label.output.parts import read_part
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.stored.texts import StoredAnswer
 from pipelines.storage.fingerprint import fingerprint
-from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
+from pipelines.storage.manifest import manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import Store
-from tests.support.label_writers import (
-    IDENTITY,
-    SETTINGS,
-    commit,
-    counts_json,
-    finished_with_engine_errors,
-    is_done,
-    open_writer,
-)
+from tests.support import label_writers
+from tests.support.label_writers import IDENTITY, SETTINGS, commit, counts_json, is_done, open_writer
 from tests.support.outcomes import accepted, generated, part_ids, reject, table
 
 ROWS = 12
@@ -69,16 +62,11 @@ def finish(folder: Path) -> tuple[list[str], LabelWriter]:
             commit(writer, *(accepted(name) if name != "r2" else reject(name, "tie") for name in some))
         assert writer.counts.done == ROWS + 1
         writer.compact()
-        write_manifest(store, _manifest(writer))
+        details = LabelDetails(parts=writer.state.parts, files=writer.state.files, tally=writer.counts.as_json())
+        more = {"config": {}, "counts": counts_json(writer), "timings_s": {}, "provenance": {}}
+        write_manifest(store, manifest_of("labels", IDENTITY, details=details.model_dump(), **more))
         writer.remove_attempt()
         return left, writer
-
-
-def _manifest(writer: LabelWriter) -> Manifest:
-    details = LabelDetails(parts=writer.state.parts, files=writer.state.files, tally=writer.counts.as_json())
-    return manifest_of(
-        "labels", IDENTITY, config={}, counts=counts_json(writer), timings_s={}, provenance={}, details=details.model_dump()
-    )  # fmt: skip
 
 
 def assert_exact(folder: Path, writer: LabelWriter) -> None:
@@ -175,9 +163,7 @@ def test_records_are_merged_and_resume_reads_few_files(tmp_path: Path, monkeypat
     keys = ["keys-000000-000002.bin", "keys-000003-000005.bin"]
     assert {path.name for path in (tmp_path / "commits").iterdir()} == {"000006.json", *keys, "record-000005.json"}
     read: list[str] = []
-    monkeypatch.setattr(
-        key_files, "read_part", lambda store, name, *more: read.append(name) or read_part(store, name, *more)
-    )
+    monkeypatch.setattr(key_files, "read_part", lambda store, name, *_: read.append(name) or read_part(store, name, *_))
     with open_writer(tmp_path) as writer:
         assert is_done(writer, "r0", "r6", "x") == [True, True, False]
         assert read == ["data/part-000006.parquet"]
@@ -202,7 +188,7 @@ def test_a_commit_after_the_loss_of_a_lease_counts_nowhere(tmp_path: Path) -> No
 
 
 def test_a_damaged_record_is_made_again_from_the_manifest(tmp_path: Path) -> None:
-    manifest = finished_with_engine_errors(tmp_path)
+    manifest = label_writers.finished_with_engine_errors(tmp_path)
     [record] = tmp_path.glob("record-*.json")
     record.rename(tmp_path / "record-000099.json").write_bytes(b"{")
     for retried in ("e1", "e2"):

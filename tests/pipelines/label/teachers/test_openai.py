@@ -11,13 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
 from pipelines.errors import UserError
-from pipelines.label.teachers.base import (
-    BudgetExhaustedError,
-    Generation,
-    PromptRefusedError,
-    TeacherUnusableError,
-    row_seed,
-)
+from pipelines.label.teachers import base
+from pipelines.label.teachers.base import BudgetExhaustedError, Generation, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.openai import OpenaiTeacher
 from pipelines.label.teachers.reach import check_reachable
 from pipelines.label.teachers.remote_settings import check_remote, remote_key
@@ -37,7 +32,7 @@ def test_plain_prompts_go_to_completions_with_the_stops(endpoint: Endpoint) -> N
 
 def test_chat_prompts_go_to_chat_completions(endpoint: Endpoint) -> None:
     sampling = {"n": 3, "temperature": 0.7, "top_p": 0.9, "top_k": 20, "stop": ["END"], "seed": 5, "max_tokens": 30}
-    further, seed = {"chat_template_kwargs": {"enable_thinking": False}}, row_seed(5, "row")
+    further, seed = {"chat_template_kwargs": {"enable_thinking": False}}, base.row_seed(5, "row")
     generation = one(teacher_of(config(endpoint, prompt="chat", sampling=sampling, **further)), chat=True)
     assert [s.text for s in generation.samples] == [f"answer {i} with seed {seed} to row" for i in range(3)]
     assert generation.output_tokens == 30
