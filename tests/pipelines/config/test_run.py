@@ -98,6 +98,10 @@ def test_malformed_overrides_and_files_are_refused(file: Path) -> None:
 @pytest.mark.parametrize("recipe", [file.stem for file in sorted(RECIPES.glob("*.yaml"))])
 def test_shipped_recipes_are_valid(recipe: str) -> None:
     assert load_run(RECIPES / f"{recipe}.yaml").name
+    text, offer = (RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8"), "\n  labels: gold\n  # labels: teacher "
+    assert text.count(offer) == (recipe in ("svamp", "cqa", "anli", "esnli"))
+    other = parse_run(yaml.safe_load(text.replace(offer, "\n  labels: teacher ")))
+    assert offer not in text or other.student.label_column == "label"
 
 
 def test_paths_are_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

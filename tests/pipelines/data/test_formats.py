@@ -12,17 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.data import reader
 from pipelines.data.files import file_state
 from pipelines.data.formats import csv_rows, format_of, json_array, json_lines, records
-from pipelines.data.reader import (
-    MAX_RAW_CHARACTERS,
-    FileRange,
-    Row,
-    check_columns,
-    corpus_files,
-    corpus_splits,
-    read_split,
-)
+from pipelines.data.reader import FileRange, Row, check_columns, corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
 from pipelines.storage.fingerprint import file_fingerprint
 from pipelines.tasks import load_task, task_spec
@@ -140,7 +133,7 @@ def test_a_hostile_line_is_that_rows_problem(tmp_path: Path, line: bytes, proble
     before, bad, after = map(encodable, read(path))
     assert bad.example is None
     assert problem in bad.problem
-    assert len(bad.raw) <= MAX_RAW_CHARACTERS + 3
+    assert len(bad.raw) <= reader.MAX_RAW_CHARACTERS + 3
     assert before.example == after.example is not None
 
 

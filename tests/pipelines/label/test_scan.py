@@ -1,7 +1,5 @@
 """The scan decides what a plain loop over the corpus would, however many readers ask it, in whatever order."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import threading

@@ -105,13 +105,8 @@ def test_labels_of_fewer_rows_are_taken_over(
     assert (found.action, found.replaces) == (action, action is Action.MAKE)
 
 
-@pytest.mark.parametrize(
-    ("reuse", "message"), [("nowhere", "holds no stored answers"), ("out", "the output of this run")]
-)
+@pytest.mark.parametrize(("reuse", "message"), [("nowhere", "holds no stored answers"), ("out", "the output of this")])
 def test_outputs_without_texts_are_refused_at_once(tmp_path: Path, reuse: str, message: str) -> None:
-    tree = run(tmp_path).model_dump() | {
-        "output": str(tmp_path / "out"),
-        "labelling": {"reuse": [str(tmp_path / reuse)]},
-    }
+    tree = {"output": str(tmp_path / "out"), "labelling": {"reuse": [str(tmp_path / reuse)]}}
     with pytest.raises(UserError, match=message):
-        check_label(RunConfig.model_validate(tree))
+        check_label(RunConfig.model_validate(run(tmp_path).model_dump() | tree))

@@ -19,6 +19,9 @@ EXAMPLE = Example("g", "How many?", None)
 )  # fmt: skip
 def test_gold_labels_are_numbers(gold: Any, label: str) -> None:
     assert TASK.read({"id": "g", "question": "How many?", "gold": gold}) == Example("g", "How many?", label)
+    assert TASK.same("72.0", "72", EXAMPLE)
+    assert not TASK.same("7", "72", EXAMPLE)
+    assert TASK.value(label) == label
 
 
 @pytest.mark.parametrize(
@@ -41,9 +44,3 @@ def test_gold_labels_are_numbers(gold: Any, label: str) -> None:
 def test_one_number_and_its_rationale_are_read(text: str, label: str | None) -> None:
     answer = parsed(TASK, text, EXAMPLE) or Answer(None, "")
     assert (answer.label, answer.rationale in ("A.", "")) == (label, True)
-
-
-def test_scores_compare_numbers() -> None:
-    assert TASK.same("72.0", "72", EXAMPLE)
-    assert not TASK.same("7", "72", EXAMPLE)
-    assert TASK.value("0.5") == "0.5"

@@ -1,9 +1,6 @@
 """Thoughts of reasoning models are cut before anything is parsed."""
 
-import itertools
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +9,6 @@ from pipelines.label.answers.outcomes import THOUGHT, Outcome, judge, outcome_ta
 from pipelines.label.answers.thoughts import Split, ThoughtCutter, opens_thought
 from pipelines.label.output.parts import part_tables
 from pipelines.label.teachers.base import Generation, Sample
-from pipelines.tasks import load_task, task_spec
 from tests.support.outcomes import APPLES, ARITHMETIC
 
 WRONG, RIGHT = "The answer is (4 + 1). Wait, no.", "4 - 1 = 3. The answer is (4 - 1)."
@@ -81,24 +77,3 @@ def test_thoughts_are_a_column_only_if_kept() -> None:
     assert tables["data"]["thoughts"].to_pylist() == [WRONG]
     row.thoughts = None
     assert "thoughts" not in dict(part_tables(outcome_table([row])))["data"].schema.names
-
-
-@pytest.mark.parametrize(
-    ("task", "folder"), [("arithmetic", "svamp"), ("multiple-choice", "cqa"), ("grade-school-math", "gsm8k")]
-)
-def test_recorded_answers_keep_their_labels_behind_thoughts(test_data: Path, task: str, folder: str) -> None:
-    """1,000 texts: each answer follows, in five formats, the recorded answer to another question as its thought."""
-    reader = load_task(task_spec(task))
-    rows = [json.loads(line) for line in (test_data / folder / "train.jsonl").read_text().splitlines()[:400]]
-    recorded = (test_data / folder / "train.qwen2.5-coder-1.5b.jsonl").read_text(encoding="utf-8").splitlines()
-    outputs = {row["id"]: row["output"] for row in map(json.loads, recorded)}
-    examples = [reader.read({**row, "gold": row[reader.gold_field]}) for row in rows]
-    cutter, kept = ThoughtCutter("auto"), 0
-    for example, other in itertools.pairwise(examples):
-        wanted = judge("train", example, written(outputs[example.id]), reader, FiltersConfig())
-        for form in list(FORMATS)[:5]:
-            text = FORMATS[form](outputs[other.id], outputs[example.id])
-            found = judge("train", example, cutter.cut(written(text)), reader, FiltersConfig())
-            assert (found.label, found.reason) == (wanted.label, wanted.reason), (form, text)
-            kept += found.label is not None
-    assert kept > 1000

@@ -51,16 +51,13 @@ def test_the_autoscalers_state_is_read_from_the_heads_reply(head: SimpleNamespac
     assert compat.autoscaler_state() == AutoscalerState(8, group, 7, group, {"gpu": 3, "cpu": 1}, ("1 x gpu: quota",))
 
 
-def test_uploads_of_code_log_only_warnings() -> None:
+def test_ray_starts_on_this_python_and_logs_no_uploads() -> None:
     for name in compat.UPLOAD_LOGGERS:
         importlib.import_module(name)
         assert name in logging.Logger.manager.loggerDict, f"{name} logs under another name"
     compat.silence_uploads()
-    assert not any(logging.getLogger(name).isEnabledFor(logging.INFO) for name in compat.UPLOAD_LOGGERS)
-
-
-def test_the_command_starts_ray_on_this_python() -> None:
     assert compat.start_command() == [sys.executable, "-m", "ray.scripts.scripts", "start"]
+    assert not any(logging.getLogger(name).isEnabledFor(logging.INFO) for name in compat.UPLOAD_LOGGERS)
 
 
 def test_applications_end_without_a_wait_and_none_needs_no_serve(monkeypatch: pytest.MonkeyPatch) -> None:
