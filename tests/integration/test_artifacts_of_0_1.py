@@ -27,7 +27,7 @@ FIXTURES = Path(__file__).with_name("artifacts_0_1")
 FINISHED = ("labels_finished", "student_finished", "comparison_finished")
 PRICED = ("--set", "compare.price_per_worker_hour=1.5")
 """Not part of any fingerprint. Reports are rewritten for it, from the figures of 0.1."""
-GIVE_UP_S = 120.0
+REUSED = dict.fromkeys(("label", "train", "evaluate"), True)
 
 
 def run_with(folder: Path, *parts: str) -> Path:
@@ -56,11 +56,6 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def written_by_0_1(part: str, below: str) -> dict[str, bytes]:
-    """The files of an artifact as 0.1 left them."""
-    return files_of(FIXTURES / part / below)
-
-
 def rows_of(labels: Path, parts: Iterable[Path]) -> dict[tuple[str, str], dict[str, Any]]:
     """(folder, id) -> row of these parts, each in one part only. Texts of answers have no id."""
     rows = [(str(part.parent.relative_to(labels)), row) for part in parts for row in pq.read_table(part).to_pylist()]
@@ -73,15 +68,12 @@ def test_status_and_plan_know_a_finished_run_of_0_1(tmp_path: Path) -> None:
     run = run_with(tmp_path, *FINISHED)
     before = files_of(run / "out")
     stages = command_on(run, "status")["stages"]
-    assert {name: stage["state"] for name, stage in stages.items()} == dict.fromkeys(
-        ("label", "train", "evaluate", "compare"), "finished"
-    )
-    for stage, artifact in (("label", "labels"), ("train", "student"), ("evaluate", "report"), ("compare", "compare")):
+    folders = {"label": "labels", "train": "student", "evaluate": "report", "compare": "compare"}
+    assert {name: stage["state"] for name, stage in stages.items()} == dict.fromkeys(folders, "finished")
+    for stage, artifact in folders.items():
         assert stages[stage]["fingerprint"] == read(run / f"out/{artifact}/manifest.json")["fingerprint"]
     exists = command_on(run, "plan")["exists"]
-    assert {name: found["reused"] for name, found in exists.items()} == dict.fromkeys(
-        ("label", "train", "evaluate"), True
-    )
+    assert {name: found["reused"] for name, found in exists.items()} == REUSED
     assert files_of(run / "out") == before
 
 
@@ -103,15 +95,13 @@ def test_finished_artifacts_of_0_1_are_reused(tmp_path: Path) -> None:
     run = run_with(tmp_path, *FINISHED)
     unreachable = environment() | {"RAY_ADDRESS": "127.0.0.1:1"}  # what is reused needs no Ray
     summary = stages_of(succeed("run", "run.yaml", *PRICED, env=unreachable, cwd=run))
-    assert {name: stage["reused"] for name, stage in summary.items()} == dict.fromkeys(
-        ("label", "train", "evaluate"), True
-    )
+    assert {name: stage["reused"] for name, stage in summary.items()} == REUSED
     now = files_of(run / "out")
     for part, artifact in (("labels_finished", "labels"), ("student_finished", "student")):
-        old = written_by_0_1(part, f"out/{artifact}")
+        old = files_of(FIXTURES / part / f"out/{artifact}")
         assert {name: now[f"{artifact}/{name}"] for name in old} == old
     for name in ("manifest.json", "predictions.parquet"):
-        assert now[f"report/{name}"] == written_by_0_1("student_finished", "out/report")[name]
+        assert now[f"report/{name}"] == files_of(FIXTURES / "student_finished/out/report")[name]
     # The new code writes the pages from the figures of 0.1.
     report, measured = read(run / "out/report/report.json"), read(FIXTURES / "student_finished/out/report/report.json")
     assert report["cost"]["training"]["money"] > 0
@@ -167,7 +157,7 @@ def test_begun_training_of_0_1_restarts(tmp_path: Path) -> None:
         for student in (run / "out/student", whole)
     )
     assert last == pytest.approx(wanted, rel=0.5)
-    labels = written_by_0_1("labels_finished", "out/labels")
+    labels = files_of(FIXTURES / "labels_finished/out/labels")
     assert {name: (run / "out/labels" / name).read_bytes() for name in labels} == labels
     assert not list(run.glob("out/training/*"))
 
@@ -182,7 +172,7 @@ def test_a_student_of_0_1_gives_its_recorded_answers(tmp_path: Path) -> None:
             for recorded in read(FIXTURES / "served/exchanges.json"):
                 check_exchange(client, recorded)
         process.send_signal(signal.SIGINT)
-        assert process.wait(GIVE_UP_S) == 0
+        assert process.wait(120.0) == 0
 
 
 def check_exchange(client: httpx.Client, recorded: dict[str, Any]) -> None:

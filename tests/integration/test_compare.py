@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from pipelines.storage.store import MANIFEST
-from tests.support.artifacts import write_corpus
 from tests.support.commands import raystill, running
+from tests.support.corpora import write_jsonl
 from tests.support.label_kills import Family, sigkill
 from tests.support.local_ray import shared_environment
 from tests.support.run_files import write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, pytest.mark.timeout(900)]
 
 GRID = {"methods": ["finetune", "step-by-step"], "seeds": [0], "fractions": [0.5, 1.0]}
 """Four cells, and one with shuffled rationales."""
@@ -30,26 +30,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _prepare(folder: Path, model: str, **compare: Any) -> Path:
     """A run file with its corpus and recorded teacher outputs."""
     rows, heldout = label_rows(60), label_rows(20, seed=1)
+    corpus: dict[str, Any] = {"validation": 0.2}
     for name, some in (("train", rows), ("test", heldout)):
-        corpus = [{"id": f"{name}-{row['id']}", "input": row["input"], "label": row["gold"]} for row in some]
-        write_corpus(folder / f"{name}.jsonl", corpus)
+        examples = [{"id": f"{name}-{row['id']}", "input": row["input"], "label": row["gold"]} for row in some]
+        corpus[name] = write_jsonl(folder / f"{name}.jsonl", examples)
     answers = [{"id": f"train-{r['id']}", "output": f"{r['rationale']} The answer is {r['gold']}."} for r in rows]
-    (folder / "outputs.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
     run = make_run(
-        folder / "out", model,
-        corpus={"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "validation": 0.2},
-        teacher={"engine": "replay", "outputs": str(folder / "outputs.jsonl")},
-        student={"init": {"kind": "random"}},
-        training={"workers": 1, "epochs": 2},
-        evaluation={"max_new_tokens": 12, "engine": "transformers"},
-        compare=compare,
+        folder / "out", model, corpus=corpus, compare=compare, student={"init": {"kind": "random"}},
+        teacher={"engine": "replay", "outputs": write_jsonl(folder / "outputs.jsonl", answers)},
+        training={"workers": 1, "epochs": 2}, evaluation={"max_new_tokens": 12, "engine": "transformers"},
     )  # fmt: skip
     return write_run_file(folder, run)
 
 
 def _report(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "out/compare/report.json").read_text())
-    return found
+    return dict(json.loads((folder / "out/compare/report.json").read_text()))
 
 
 def _measured(report: dict[str, Any]) -> dict[str, Any]:
@@ -86,8 +81,6 @@ def test_search_chooses_on_validation_and_reuses_its_winners(tmp_path: Path, mod
     assert report["headline"][:40] in (tmp_path / "out/compare/report.html").read_text()
 
 
-@pytest.mark.full
-@pytest.mark.timeout(900)
 def test_a_grid_with_a_killed_driver_ends_in_the_same_report(tmp_path: Path, model: str) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for folder in (killed, whole):
@@ -108,9 +101,8 @@ def _kill_and_finish(folder: Path, run: Path, cells: int) -> dict[str, Any]:
 
     with running("compare", str(run), log=folder / "log") as process:
         family = Family(process.pid)
-        while not finished() or len(list(compare.glob("cells/*"))) == len(
-            finished()
-        ):  # one cell is done, another has started
+        # Until one cell is done and another has started.
+        while not finished() or len(list(compare.glob("cells/*"))) == len(finished()):
             family.look()
             assert process.poll() is None, (folder / "log").read_text()
             time.sleep(0.05)
@@ -127,5 +119,4 @@ def _kill_and_finish(folder: Path, run: Path, cells: int) -> dict[str, Any]:
     after = finished()
     assert {name: after[name] for name in before} == before, "the rerun repeated a finished cell"
     assert len(after) == cells
-    result: dict[str, Any] = json.loads(again.stdout)
-    return result
+    return dict(json.loads(again.stdout))

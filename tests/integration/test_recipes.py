@@ -9,8 +9,8 @@ import pytest
 from pipelines.data.heldout import is_validation
 from pipelines.recipes.nli_pairs import train_rows as nli_rows
 from pipelines.students.embedded_teacher import embedded_teacher
-from tests.support.artifacts import write_corpus
 from tests.support.commands import raystill
+from tests.support.corpora import write_jsonl
 from tests.support.tiny_runs import label_rows, make_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, pytest.mark.timeout(1200)]
@@ -62,10 +62,9 @@ def test_a_recipe_runs_on_a_small_substitute(
         "compare.students": f"[{make_model('encoder-decoder', tmp_path / 'tiny')}]",
     }  # fmt: skip
     train, test = (rows[: NUM - 20], rows[NUM - 20 :]) if has_test else (rows, [])
-    write_corpus(tmp_path / "train.jsonl", train)
+    write_jsonl(tmp_path / "train.jsonl", train)
     if has_test:
-        write_corpus(tmp_path / "test.jsonl", test)
-        settings |= {"corpus.test": str(tmp_path / "test.jsonl"), **SEARCHED}
+        settings |= {"corpus.test": write_jsonl(tmp_path / "test.jsonl", test), **SEARCHED}
     if recipe == "esnli":  # uses a live teacher
         settings |= {
             "teacher.model": str(embedded_teacher()), "teacher.gpus_per_replica": "0", "teacher.replicas.max": "1",
@@ -74,8 +73,7 @@ def test_a_recipe_runs_on_a_small_substitute(
         }  # fmt: skip
     else:
         answers = [{"id": row[id_column], "output": f"It is so. The answer is {row['label']}."} for row in rows]
-        (tmp_path / "outputs.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
-        settings["teacher.outputs"] = str(tmp_path / "outputs.jsonl")
+        settings["teacher.outputs"] = write_jsonl(tmp_path / "outputs.jsonl", answers)
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     done = raystill("compare", str(RECIPES / f"{recipe}.yaml"), *changes)
     assert done.returncode == 0, done.stderr

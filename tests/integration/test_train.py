@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from pipelines.errors import UserError
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.train.data.token_table import Tokens
 from pipelines.train.data.tokenise import tokenise
+from tests.support.endpoints import wait_until
 from tests.support.label_kills import title_of
 from tests.support.tiny_runs import label_rows
 from tests.support.trained_outputs import FAMILIES, make_outputs, run_of, tokens_of
@@ -23,6 +25,8 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.usefixtures("one_thread"),
 ]
+SETTINGS: dict[str, Any] = {"epochs": 4, "checkpoint_every_steps": 5, "zero_stage": 2}
+VALIDATED: dict[str, Any] = {"precision": "bf16", "validate_every_steps": 3, "patience": 50}
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +55,11 @@ def students(ray_here, outputs, tmp_path_factory):
     """One student per family: decoder-only undisturbed, encoder-decoder after the death of a worker."""
     from pipelines.train.stage import train
 
-    settings = {"epochs": 4, "checkpoint_every_steps": 5, "zero_stage": 2}
-    validated = {"precision": "bf16", "validate_every_steps": 3, "patience": 50}
-    manifests = {"decoder-only": train(run_of(outputs["decoder-only"], **settings, **validated))}
+    manifests = {"decoder-only": train(run_of(outputs["decoder-only"], **SETTINGS, **VALIDATED))}
     output = outputs["encoder-decoder"]
     victim = threading.Thread(target=_kill_a_worker, args=(output,), daemon=True)
     victim.start()
-    manifests["encoder-decoder"] = train(run_of(output, **settings))
+    manifests["encoder-decoder"] = train(run_of(output, **SETTINGS))
     victim.join()
     return manifests
 
@@ -66,15 +68,11 @@ def _kill_a_worker(output: Path) -> None:
     """SIGKILL one of this process' training workers after the first checkpoint."""
     import psutil
 
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        if any(output.glob("training/*/ray-*/checkpoint_manager_snapshot.json")):
-            # By title: ended engines of other tests are zombies without one.
-            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in title_of(p)]
-            workers[-1].kill()
-            (output / "killed").touch()
-            return
-        time.sleep(0.02)
+    wait_until(lambda: any(output.glob("training/*/ray-*/checkpoint_manager_snapshot.json")), 240.0, 0.02)
+    # By title: ended engines of other tests are zombies without one.
+    workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in title_of(p)]
+    workers[-1].kill()
+    (output / "killed").touch()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -159,8 +157,7 @@ def test_a_finished_student_is_reused_and_never_mixed(students, outputs):
     from pipelines.train.stage import train
 
     output = outputs["decoder-only"]
-    settings = {"epochs": 4, "checkpoint_every_steps": 5, "zero_stage": 2, "precision": "bf16",
-                "validate_every_steps": 3, "patience": 50}  # fmt: skip
+    settings = SETTINGS | VALIDATED
     began = time.monotonic()
     assert train(run_of(output, **settings)) == students["decoder-only"]
     assert time.monotonic() - began < 5
