@@ -54,7 +54,8 @@ def train_estimate(run: RunConfig, rows: int, *, reused: bool) -> StageEstimate:
         factor = run.training.steps / manifest.details["training"]["steps"]
         source = f"the training of {manifest.created}, by steps"
     else:
-        factor = rows * (1 - validation_share(run.corpus.validation)) * (run.training.epochs or 0.0) / _seen(manifest)
+        examples = rows * (1 - validation_share(run.corpus.validation)) * run.training.fraction
+        factor = examples * (run.training.epochs or 0.0) / _seen(manifest)
         source = f"the training of {manifest.created}, by examples x epochs, as if every row were accepted"
     seconds = manifest.timings_s["train"] * factor
     gpus = run.training.workers * run.training.gpus_per_worker
@@ -68,7 +69,7 @@ def _seen(student: Manifest) -> float:
 
 
 def evaluate_estimate(run: RunConfig, heldout: int, *, reused: bool) -> StageEstimate:
-    """Scaled from a report with the same settings."""
+    """Scaled from a report with the same settings. `heldout`: rows that are scored."""
     if reused:
         return StageEstimate(seconds=0.0, gpu_hours=0.0, source="the report is reused")
     manifest = read_manifest(Store(run.output).child("report"), "report")

@@ -172,6 +172,14 @@ class TrainMemory(Part):
     total: int
 
 
+class TrainStorage(Part):
+    """Bytes that a training writes."""
+
+    student: int
+    checkpoints: int
+    """At most, until the student is finished."""
+
+
 class TrainingSteps(Part):
     """Optimizer steps of the training."""
 
@@ -184,6 +192,7 @@ class TrainEstimate(StageEstimate):
 
     memory: TrainMemory | None
     steps: TrainingSteps | None = None
+    storage_bytes: TrainStorage | None = None
 
 
 class StageEstimates(Part):

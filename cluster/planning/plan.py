@@ -34,9 +34,10 @@ from cluster.planning.model import (
     Tokens,
     TrainEstimate,
     TrainMemory,
+    TrainStorage,
 )
 from cluster.planning.scored_rows import scored_rows
-from cluster.planning.training_memory import student_shape, training_memory
+from cluster.planning.training_memory import student_shape, training_memory, training_storage
 from cluster.planning.training_steps import training_steps
 from pipelines.config import RunConfig
 from pipelines.corpus_checks import corpus_survey, corpus_warnings
@@ -103,6 +104,7 @@ def make_plan(
     maker = PromptMaker(task, run.teacher, read_shots(run.teacher, task))
     texts = [_rendered(maker, example, run.task) for example in corpus.first]
     rows = corpus.rows["train"] + corpus.rows["heldout"]
+    heldout = corpus.rows["heldout"] or _validation_rows(run, corpus)
     tokens = _tokens(run, texts, rows)
     throughput = calibration or known_throughput(run, task)
     remaining = exists.label.rows_retried if exists.label.reused else max(rows - exists.label.rows_finished, 0)
@@ -115,9 +117,7 @@ def make_plan(
             run, remaining, prompt_tokens, text_bytes, throughput, stored=stored, used=_used_tokens(run, decision)
         ),
         train=_train_estimate(run, task, corpus, throughput, reused=exists.train.reused),
-        evaluate=evaluate_estimate(run, corpus.rows["heldout"], reused=exists.evaluate.reused)
-        if run.has_student
-        else _NOT_PLANNED,
+        evaluate=evaluate_estimate(run, heldout, reused=exists.evaluate.reused) if run.has_student else _NOT_PLANNED,
     )
     return Plan(
         config=run.model_dump(),
@@ -130,9 +130,7 @@ def make_plan(
         exists=exists,
         corpus=_corpus_rows(run, decision.manifest),
         scored=scored_rows(run, corpus.rows, corpus.examples) if run.has_student else None,
-        comparison=comparison_plan(run, corpus.rows["heldout"] or _validation_rows(run, corpus))
-        if run.has_student
-        else None,
+        comparison=comparison_plan(run, heldout) if run.has_student else None,
     )
 
 
@@ -273,14 +271,12 @@ def _train_estimate(
         rows = round(rows * found.with_gold / found.readable)
     estimate = train_estimate(run, rows, reused=reused)
     steps = training_steps(run, task, corpus.first, rows, throughput)
-    return TrainEstimate(**estimate.model_dump(), memory=_train_memory(run), steps=steps)
-
-
-def _train_memory(run: RunConfig) -> TrainMemory | None:
-    """None if the student's config.json is not on this machine, or its architecture is unknown."""
     config = model_config(run.student.model)
     shape = student_shape(config, run.student) if config else None
-    if shape is None:
-        return None
+    if shape is None:  # its config.json is not on this machine, or its architecture is unknown
+        return TrainEstimate(**estimate.model_dump(), memory=None, steps=steps)
     memory = training_memory(shape, run.training, run.student.lora)
-    return TrainMemory(parameters=shape.parameters, **dataclasses.asdict(memory), total=memory.total)
+    of_worker = TrainMemory(parameters=shape.parameters, **dataclasses.asdict(memory), total=memory.total)
+    student, checkpoints = training_storage(shape, run.training, run.student.lora)
+    storage = TrainStorage(student=student, checkpoints=checkpoints)
+    return TrainEstimate(**estimate.model_dump(), memory=of_worker, steps=steps, storage_bytes=storage)

@@ -82,6 +82,9 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             yield from steps_lines(plan.stages.train.steps)
         if plan.stages.train.memory:
             yield from _memory_lines(plan.stages.train.memory)
+        if storage := plan.stages.train.storage_bytes:
+            checkpoints = f"at most {size(storage.checkpoints)} of checkpoints until it is finished"
+            yield f"{_INDENT}storage {size(storage.student)} of the student, {checkpoints}"
         yield _stage_line("evaluate", plan.stages.evaluate)
     else:
         yield f"student     {NO_STUDENT}"

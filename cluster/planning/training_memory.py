@@ -101,8 +101,7 @@ class Memory:
 def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> Memory:
     """The estimate of the module's docstring."""
     trained = shape.parameters if lora is None else lora.rank * shape.linear
-    # On CPUs only matrix products are in bf16. What they keep is less than estimated here.
-    whole_bf16 = training.precision != "fp32" and training.gpus_per_worker > 0
+    whole_bf16 = _whole_bf16(training)  # what CPUs keep of products in bf16 is less than estimated here
     size, stage, workers = _BYTES["bf16" if whole_bf16 else "fp32"], training.zero_stage, training.workers
     one_copy = stage == 0 and not whole_bf16  # the optimizer updates the weights in place
     shards = {least: workers if stage >= least else 1 for least in (1, 2, 3)}
@@ -123,6 +122,21 @@ def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | N
         logits=2 * size * targets * shape.vocabulary,
         attention=size * _attention_cells(shape, training, targets),
     )
+
+
+def training_storage(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> tuple[int, int]:
+    """Bytes of the student, whose adapters are merged in float32, and of all checkpoints while the last one is uploaded.
+
+    A checkpoint has each trained weight in float32 and Adam's two moments.
+    """
+    trained = shape.parameters if lora is None else lora.rank * shape.linear
+    size = _BYTES["bf16" if _whole_bf16(training) and lora is None else "fp32"]
+    return shape.parameters * size, trained * 12 * (training.keep_checkpoints + 1)
+
+
+def _whole_bf16(training: TrainingConfig) -> bool:
+    """On CPUs only matrix products are in bf16."""
+    return training.precision != "fp32" and training.gpus_per_worker > 0
 
 
 def _micro_batch(training: TrainingConfig) -> int:

@@ -26,7 +26,7 @@ from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import read_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import Example, load_task, task_spec
-from tests.support.planned_runs import begin_labels, finish_labels, finish_student, write_run
+from tests.support.planned_runs import begin_labels, finish_labels, finish_report, finish_student, write_run
 from tests.support.stored_answers import write_answers
 
 RATES = {
@@ -91,10 +91,8 @@ def test_a_run_without_a_student_plans_label_alone(run_file: str, monkeypatch: p
     found = plan(run_file)
     assert found.stages.label.rows == 60
     assert (found.exists.train.detail, found.exists.train.reused) == ("not planned: the run file has no student", False)
-    for command, message in [
-        ("train", "student.model: it is missing"),
-        ("label", "OPENAI_API_KEY: this environment variable"),
-    ]:
+    lacks = {"train": "student.model: it is missing", "label": "OPENAI_API_KEY: this environment variable"}
+    for command, message in lacks.items():
         refused = CliRunner().invoke(main, [command, run_file])
         assert (refused.exit_code, message in refused.output) == (2, True), refused.output
     assert CliRunner().invoke(main, ["status", run_file]).exit_code == 0
@@ -104,7 +102,6 @@ def test_unmeasured_throughput_is_a_rough_guess(run_file: str) -> None:
     found = plan(run_file)
     label, rate = found.stages.label, found.throughput.output_tokens_per_s
     assert found.throughput.basis == "reference"
-    assert rate is not None
     assert label.rows == 60
     assert label.seconds == pytest.approx(60 * 50 / rate / 2 + 38)
     assert label.gpu_hours == pytest.approx(label.seconds * 2 / 3600)
@@ -112,18 +109,11 @@ def test_unmeasured_throughput_is_a_rough_guess(run_file: str) -> None:
 
 def test_labels_of_the_same_teacher_give_its_throughput(run_file: str) -> None:
     finish_labels(load_run(run_file), **RATES)
-    found = plan(
-        run_file, f"corpus.train={Path(run_file).parent}/train.jsonl", "corpus.limit=10", "corpus.validation=0.2"
-    )
-    assert (found.throughput.basis, found.throughput.rows_per_s, found.throughput.bytes_per_row) == (
-        "labels",
-        5.0,
-        100.0,
-    )
-    assert (found.stages.label.seconds, found.stages.label.output_tokens_per_row) == (
-        pytest.approx(20 / 5 / 2 + 40),
-        30.0,
-    )
+    train = Path(run_file).with_name("train.jsonl")
+    found = plan(run_file, f"corpus.train={train}", "corpus.limit=10", "corpus.validation=0.2")
+    rate, label = found.throughput, found.stages.label
+    assert (rate.basis, rate.rows_per_s, rate.bytes_per_row) == ("labels", 5.0, 100.0)
+    assert (label.seconds, label.output_tokens_per_row) == (pytest.approx(20 / 5 / 2 + 40), 30.0)
     assert found.exists.label.detail == "made with other settings (corpus.limit: null -> 10): refused without --replace"
     assert plan(run_file, "teacher.sampling.max_tokens=50").throughput.basis == "reference"
 
@@ -150,19 +140,22 @@ def test_only_unfinished_work_is_planned(run_file: str) -> None:
     assert found.exists.train.detail == "reused unless the retried rows change the labels"
 
 
-def test_training_time_is_scaled_from_an_earlier_one(run_file: str) -> None:
+def test_times_are_scaled_from_earlier_ones(run_file: str) -> None:
     run = load_run(run_file)
     finish_labels(run)
     finish_student(run)
     labels = Store(run.output).child("labels")
     manifest = read_manifest(labels, "labels")
-    assert manifest
     write_manifest(labels, manifest.model_copy(update={"fingerprint": "0" * 64}))  # so that the student is not reused
     assert plan(run_file).stages.train.seconds == pytest.approx(18.0 * (50 * 0.9) / 90)
     assert plan(run_file, "training.epochs=6").stages.train.seconds == pytest.approx(18.0)
+    assert plan(run_file, "training.epochs=6", "training.fraction=0.5").stages.train.seconds == pytest.approx(9.0)
     by_steps = ("training.epochs=null", "training.steps=60")
     assert plan(run_file, *by_steps).stages.train.seconds == pytest.approx(36.0), "30 steps took 18 s"
     assert plan(run_file, "training.workers=2").stages.train.seconds is None
+    finish_report(run)
+    share = ("corpus.test=null", "corpus.validation=0.4")
+    assert plan(run_file, *share).stages.evaluate.seconds == pytest.approx(9.0 * 20 / 9), "9 rows took 9 s"
 
 
 def test_the_steps_of_a_training_are_estimated_from_its_rows(run_file: str) -> None:
@@ -175,7 +168,6 @@ def test_the_steps_of_a_training_are_estimated_from_its_rows(run_file: str) -> N
     few = ("training.tokens_per_batch=100", "training.epochs=2", "corpus.validation=0.1")
     for method, tokens in expected.items():
         found = plan(run_file, f"student.method={method}", *few).stages.train.steps
-        assert found is not None
         assert found.steps == pytest.approx(2 * 0.9 * tokens / 100, rel=0.05), method
         assert "an estimate for 2 epochs" in found.source
     for steps, warned in ((299, True), (300, False)):
@@ -188,18 +180,12 @@ def test_plan_in_words(run_file: str) -> None:
     prices = ["--set", "teacher.price={per_gpu_hour: 2.5}", "--set", "teacher.token_logprobs=5"]
     text = invoke(run_file, "--prompts", "1", *prices).stdout
     for piece in (
-        "--- prompt 1\nQ: Anne has 4 apples",
-        "rows        50 train, 10 held out, 1 unreadable for the task",
-        "█",
+        "--- prompt 1\nQ: Anne has 4 apples", "rows        50 train, 10 held out, 1 unreadable for the task", "█", "GPU-hours at 2.5",
         "scored      10 of 10 held-out rows have a gold label: an accuracy is known to ±26 points at worst (95%)",
-        "from a rough guess: 20,639 output tokens/s measured with",
-        "3,000 output tokens (50.0 per row, an assumption: 50% of sampling.n x max_tokens)",
-        "with 2 replicas, 38 s of it engine start",
-        "GPU-hours at 2.5",
-        "of token_logprobs, before compression",
-        "train       unknown: no student with these settings was trained here",
-        "exists      label: to be made; nothing exists yet",
-    ):
+        "3,000 output tokens (50.0 per row, an assumption: 50% of sampling.n x max_tokens)", "with 2 replicas, 38 s of it engine start",
+        "of token_logprobs, before compression", "at most 274.2 GB of checkpoints",
+        "train       unknown: no student", "exists      label: to be made; nothing exists",
+    ):  # fmt: skip
         assert piece in text, piece
     assert "near_duplicates: null" not in text
     alone = invoke(run_file, "--config", "--set", "corpus.test=null", "--set", "corpus.validation=0.2").stdout
@@ -215,29 +201,23 @@ def test_command_loads_nothing_heavy(run_file: str, command: str) -> None:
     finish_labels(run)
     finish_student(run)  # so that the report's identity is computed too
     code = (
-        "import sys; from click.testing import CliRunner; from cluster.cli import main\n"
-        f"result = CliRunner().invoke(main, [{command!r}, {run_file!r}])\n"
-        "assert result.exit_code == 0, result.output\n"
+        f"from cluster.cli import main; main([{command!r}, {run_file!r}], standalone_mode=False); import sys\n"
         "print([m for m in ('ray', 'torch', 'vllm', 'transformers', 'deepspeed', 'datasets') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_comparison_has_a_budget_and_a_detectable_difference(run_file: str) -> None:
     assert plan(run_file).comparison is None, "the run file has no `compare`"
     options = ("training.steps=500", "compare.seeds=[0, 1, 2]", "compare.fractions=[1.0]")
     found = plan(run_file, *options).comparison
-    assert found is not None
     # finetune, step-by-step and its shuffled rationales, with three seeds.
     assert (found.trainings, found.examples, found.budget) == (9, 10, "500 steps for each training")
-    assert found.detectable is not None
     assert found.detectable > 0.2
     printed = invoke(run_file, *(part for option in options for part in ("--set", option))).output
     assert "compare     9 trainings, 500 steps for each training" in printed
-    assert found.power.startswith(
-        "warning: 10 held-out examples and 3 seeds can show only differences of at least 67 points"
-    )
+    assert found.power.startswith("warning: 10 held-out examples and 3 seeds can show only differences of at least 67")
 
 
 def test_calibration_asks_the_first_training_rows_alone(run_file: str, tmp_path: Path) -> None:
@@ -252,11 +232,7 @@ def test_calibration_asks_the_first_training_rows_alone(run_file: str, tmp_path:
 
 
 def test_deadline_is_part_of_the_plan(run_file: str) -> None:
-    result = invoke(run_file, "--json", "--deadline", "45s")
-    capacity = Plan.model_validate_json(result.stdout).capacity
-    assert capacity
-    assert capacity.label
-    assert capacity.label.seconds
+    capacity = Plan.model_validate_json(invoke(run_file, "--json", "--deadline", "45s").stdout).capacity
     assert (capacity.replicas, capacity.label.seconds <= 45) == (capacity.label.replicas, True)
     assert "deadline    45 s: " in invoke(run_file, "--deadline", "45s").stdout
 
@@ -283,9 +259,7 @@ def test_rows_with_stored_answers_are_not_sent(run_file: str, tmp_path: Path) ->
     assert "10 rows take over stored answers" in invoke(run_file, "--set", "teacher={engine: echo}").stdout
 
 
-def test_paid_answers_of_a_calibration_are_taken_over(
-    run_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paid_answers_of_a_calibration_are_kept(run_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those of a calibration that fails. What they used counts in the budget, and so does what was used before."""
     teacher = "teacher={engine: openai, model: m, remote: {url: http://127.0.0.1:9/v1}, budget: {tokens: 9000}}"
     run, folder = load_run(run_file, [teacher]), tmp_path / "calibration"
