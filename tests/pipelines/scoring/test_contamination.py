@@ -4,13 +4,8 @@ import pytest
 
 from pipelines.data.heldout import is_validation
 from pipelines.errors import UserError
-from pipelines.scoring.contamination import (
-    Contamination,
-    chosen_on_part,
-    seen_in_training,
-    trained_on_part,
-    with_input_of,
-)
+from pipelines.scoring import contamination
+from pipelines.scoring.contamination import Contamination, chosen_on_part, seen_in_training, trained_on_part
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
 from tests.support.artifacts import label_row, write_labels
@@ -33,11 +28,12 @@ def test_equal_and_similar_inputs_are_contamination(tmp_path: Path) -> None:
         Example("y", "How many apples ?", "3"),  # other words: `apples ?` has two
         Example("same", SHELF.upper(), "4"),  # also near to row 5
         Example("far", " ".join(reversed(SHELF.split())), "5"),
+        Example("twin", SHELF.replace("window", "wall"), "1"),
     ]
     found = seen_in_training(labels, 0.0, examples)
-    assert found == Contamination(same_id=("1", "2"), same_input=("2", "same"), near=("near", "y"))
-    expected = {"count": 4, "ids": ["2", "same", "near", "y"], "by": {"id": 2, "input": 2, "near": 2}}
-    assert trained_on_part(found, 6, "corpus.test").model_dump() == expected
+    assert found == Contamination(same_id=("1", "2"), same_input=("2", "same"), near=("near", "y", "twin"))
+    expected = {"count": 5, "ids": ["2", "same", "near", "y", "twin"], "by": {"id": 2, "input": 2, "near": 3}}
+    assert trained_on_part(found, 7, "corpus.test").model_dump() == expected
     assert trained_on_part(Contamination((), ("a",), ("b",)), 2, "corpus.test").count == 2
     with pytest.raises(UserError, match=r"corpus.test: 2 of its 3 examples have the input of a training row: a, b"):
         trained_on_part(Contamination((), ("a", "b"), ()), 3, "corpus.test")
@@ -46,13 +42,7 @@ def test_equal_and_similar_inputs_are_contamination(tmp_path: Path) -> None:
 def test_the_early_check_compares_inputs_only() -> None:
     rows = [("r1", "How many  PEARS?"), ("2", SHELF)]
     examples = [Example("2", SHELF.replace("boy", "girl"), "1"), Example("b", "how many pears?", "2")]
-    assert with_input_of(rows, examples) == Contamination((), ("b",), ())
-
-
-def test_similar_heldout_examples_are_all_found(tmp_path: Path) -> None:
-    labels = labelled(tmp_path, {"a": SHELF, "b": "other"})
-    twins = [Example(f"h{i}", SHELF.replace("window", word), "1") for i, word in enumerate(("desk", "door", "wall"))]
-    assert seen_in_training(labels, 0.0, twins).near == ("h0", "h1", "h2")
+    assert contamination.with_input_of(rows, examples) == Contamination((), ("b",), ())
 
 
 def test_a_validation_split_is_not_training(tmp_path: Path) -> None:
@@ -72,12 +62,9 @@ def test_a_validation_split_is_not_training(tmp_path: Path) -> None:
 
 def test_validation_examples_are_compared_the_same_way() -> None:
     validation = [Example("v1", SHELF, None), Example("v2", "How many pears?", "1"), Example("v3", "other", "1")]
-    examples = [
-        Example("v3", "another", "1"), Example("same", "how many  pears?", "2"),
-        Example("near", SHELF.replace("window", "door"), "3"),
-    ]  # fmt: skip
+    inputs = {"v3": "another", "same": "how many  pears?", "near": SHELF.replace("window", "door")}
+    examples = [Example(name, text, "1") for name, text in inputs.items()]
     expected = {"count": 2, "ids": ["same", "near"], "by": {"id": 1, "input": 1, "near": 1}}
     assert chosen_on_part(validation, examples, "corpus.test").model_dump() == expected
-    rule = r"corpus.test: 1 of its 1 examples have the input of a validation example, .*chosen"
-    with pytest.raises(UserError, match=rule):
+    with pytest.raises(UserError, match=r"corpus.test: 1 of its 1 examples have the input of a validation .*chosen"):
         chosen_on_part(validation, examples[1:2], "corpus.test")

@@ -1,5 +1,3 @@
-"""What a comparison can show, before it runs. Simulations: tests/pipelines/compare/test_verdicts.py."""
-
 import re
 
 import pytest
@@ -10,8 +8,7 @@ from pipelines.scoring.power import Spread, detectable, power_text
 def test_more_examples_and_seeds_show_smaller_differences() -> None:
     sizes = [detectable(examples, seeds) for examples, seeds in ((200, 3), (1000, 3), (1000, 5), (3000, 10))]
     assert sizes == [pytest.approx(size, abs=5e-4) for size in (0.1496, 0.1059, 0.0620, 0.0345)]
-    assert detectable(1000, 2) is None
-    assert detectable(1, 5) is None
+    assert detectable(1000, 2) is detectable(1, 5) is None
 
 
 def test_the_detectable_difference_worked_by_hand() -> None:

@@ -19,7 +19,6 @@ def test_signals_worked_by_hand() -> None:
         (" \n", "1"),
     ]
     found = quality("student", [WrittenRationale(text, label, APPLES) for text, label in written], Arithmetic())
-    assert found is not None
     assert found.model_dump() == {
         "of": "student", "examples": 5, "empty": 1, "leads_to_label": 2 / 4, "states_gold": 2 / 4, "repeats_input": 1 / 4,
         "words": {"p10": 7, "median": 10, "p90": 11},
@@ -27,27 +26,21 @@ def test_signals_worked_by_hand() -> None:
 
 
 def test_unknown_signals_are_none() -> None:
-    task = NaturalLanguageInference()
-    found = quality("teacher", [WrittenRationale("It need not be so.", "neutral", NEUTRAL)], task)
-    assert found is not None
+    task, texts = NaturalLanguageInference(), ("It need not be so.", "")
+    found, empty = (quality("teacher", [WrittenRationale(text, "neutral", NEUTRAL)], task) for text in texts)
     assert (found.leads_to_label, found.states_gold) == (None, 0.0)
-    empty = quality("teacher", [WrittenRationale("", "neutral", NEUTRAL)], task)
-    assert empty is not None
     assert (empty.empty, empty.states_gold, empty.repeats_input, empty.words) == (1, None, None, None)
     assert quality("teacher", [], task) is None
 
 
 def test_the_sample_is_chosen_by_id() -> None:
     examples = [Example(f"e{i}", "?", "1") for i in range(500)]
-    chosen = sample_of(examples, 50)
-    assert len(chosen) == 50
-    assert chosen == sorted(chosen) != list(range(50))
-    ids = {examples[i].id for i in chosen}
-    backwards = examples[::-1]
-    assert {backwards[i].id for i in sample_of(backwards, 50)} == ids
-    assert sample_of(examples[:30], 50) == list(range(30))
     more = [*examples, *(Example(f"new{i}", "?", "1") for i in range(25))]
-    assert len({more[i].id for i in sample_of(more, 50)} & ids) == pytest.approx(50 * 500 / 525, abs=5)
+    chosen = sample_of(examples, 50)
+    assert chosen == sorted(chosen) != list(range(50))
+    ids, backwards, others = ({some[i].id for i in sample_of(some, 50)} for some in (examples, examples[::-1], more))
+    assert (len(ids), backwards, len(others & ids)) == (50, ids, pytest.approx(50 * 500 / 525, abs=5))
+    assert sample_of(examples[:30], 50) == list(range(30))
 
 
 def test_rationales_of_the_teacher_are_counted() -> None:

@@ -22,6 +22,10 @@ def answers_of(corpus: CorpusConfig, folder: Path, *wanted: str) -> TeacherAnswe
     return teacher_answers(Store(str(folder)), corpus, examples, Arithmetic())
 
 
+def labels_of(found: TeacherAnswers) -> dict[str, str]:
+    return {name: answer.label for name, answer in found.by_id.items()}
+
+
 @pytest.mark.parametrize(
     ("corpus", "expected"),
     [
@@ -33,8 +37,7 @@ def answers_of(corpus: CorpusConfig, folder: Path, *wanted: str) -> TeacherAnswe
 def test_answers_come_from_the_scored_rows(tmp_path: Path, corpus: CorpusConfig, expected: dict[str, str]) -> None:
     write_labels(tmp_path, [label_row("1", "1 + 1"), label_row("2", "5")], [label_row("1", "7"), label_row("h", "9")])
     found = answers_of(corpus, tmp_path, "1", "2")
-    assert {name: answer.label for name, answer in found.by_id.items()} == expected
-    assert found.notes() == []
+    assert (labels_of(found), found.notes()) == (expected, [])
 
 
 def test_an_answer_to_another_input_is_ignored(tmp_path: Path) -> None:
@@ -58,9 +61,7 @@ def test_answers_that_a_filter_rejected_are_recovered(tmp_path: Path) -> None:
     ]
     write_labels(tmp_path, TWO, rejects=rejects)
     found = answers_of(SHARE, tmp_path, "a", "wrong", "bare", "long", "mute", "cut")
-    assert {name: answer.label for name, answer in found.by_id.items()} == {
-        "a": "3", "wrong": "4 + 1", "bare": "3", "long": "3",
-    }  # fmt: skip
+    assert labels_of(found) == {"a": "3", "wrong": "4 + 1", "bare": "3", "long": "3"}
     assert found.by_id["wrong"] == TeacherAnswer("4 + 1", "She has 4 + 1.", None, None)
     assert (found.filtered, found.notes()) == (0, [])
 
@@ -82,25 +83,20 @@ def test_unrecoverable_answers_are_counted(tmp_path: Path, samples: int, reason:
 
 
 @pytest.mark.parametrize(
-    ("identity", "hinted"),
-    [
-        ({}, True),  # early labels: any row may have been answered again
-        ({"never_rationalised": 0.3}, True),
-        ({"never_rationalised": 0.5}, False),
-        ({"never_rationalised": 0.6}, False),
-    ],
+    ("spared", "hinted"),
+    [(None, True), (0.3, True), (0.5, False), (0.6, False)],
+    ids=["early labels: any row may have been answered again", "0.3", "0.5", "0.6"],
 )
-def test_answers_with_the_gold_label_as_hint_are_not_used(
-    tmp_path: Path, identity: dict[str, Any], hinted: bool
-) -> None:
+def test_answers_with_the_gold_label_as_hint_are_not_used(tmp_path: Path, spared: float | None, hinted: bool) -> None:
+    identity = {} if spared is None else {"never_rationalised": spared}
     write_labels(tmp_path, TWO, [label_row("a", "4")], teacher={"filters": {"gold": "rationalise"}}, **identity)
     found = answers_of(SHARE, tmp_path, "a")
     assert (found.hinted, bool(found.by_id), bool(found.notes())) == (hinted, not hinted, hinted)
     assert answers_of(TESTED, tmp_path, "a").by_id["a"].label == "4", "held-out files are answered once"
 
 
-def majority_of(folder: Path, golds: dict[str, str | None], share: float = 0.0, label: str = "0") -> Majority | None:
-    write_labels(folder, [label_row(row_id, label, gold) for row_id, gold in golds.items()])
+def majority_of(folder: Path, golds: dict[str, Any], share: float = 0.0) -> Majority | None:
+    write_labels(folder, [label_row(row_id, "0", gold) for row_id, gold in golds.items()])
     return majority_label(Store(str(folder)), share, Arithmetic())
 
 
@@ -123,7 +119,5 @@ def test_the_majority_is_of_training_rows(tmp_path: Path) -> None:
     # 9 is the most frequent label of all rows, and stands in validation rows.
     golds = {**dict.fromkeys(validation, "9"), **dict.fromkeys([i for i in ids if i not in validation][:6], "4")}
     assert majority_of(tmp_path, {**golds}, share=0.5) == Majority("4", 6, 6, "gold")
-    every = majority_label(Store(str(tmp_path)), 0.0, Arithmetic())
-    assert every is not None
-    assert every.label == "9"
-    assert majority_label(Store(str(tmp_path)), 1.0, Arithmetic()) is None
+    every, nothing = (majority_label(Store(str(tmp_path)), share, Arithmetic()) for share in (0.0, 1.0))
+    assert (every.label, nothing) == ("9", None)

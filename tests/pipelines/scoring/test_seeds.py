@@ -1,5 +1,3 @@
-"""Means over seeds: by hand, and coverage of a planted truth."""
-
 import numpy as np
 import pytest
 
@@ -15,24 +13,21 @@ def simulated(rng: np.random.Generator, effect: float, seeds: int, seed_spread: 
     chance = rng.uniform(0.1, 0.7, EXAMPLES)
     luck = rng.normal(0.0, seed_spread, (2, seeds, 1))
     base = rng.random((seeds, EXAMPLES)) < chance + luck[0]
-    method = rng.random((seeds, EXAMPLES)) < chance + effect + luck[1]
-    return method, base
+    return rng.random((seeds, EXAMPLES)) < chance + effect + luck[1], base
 
 
 @pytest.mark.parametrize("effect", [0.0, 0.08])
 @pytest.mark.parametrize(
-    ("seeds", "seed_spread", "least", "most"),
+    ("seeds", "luck", "least", "most"),
     [(1, 0.0, 184, 198), (3, 0.03, 184, 198), (5, 0.03, 184, 198), (3, 0.0, 190, 200)],
 )
 def test_the_interval_covers_a_planted_difference(
-    effect: float, seeds: int, seed_spread: float, least: int, most: int
+    effect: float, seeds: int, luck: float, least: int, most: int
 ) -> None:
     """Equal seeds give a wider interval."""
     rng = np.random.default_rng(20)
-    found = [
-        mean_difference(*(side.tolist() for side in simulated(rng, effect, seeds, seed_spread)))
-        for _ in range(SIMULATIONS)
-    ]
+    made = (simulated(rng, effect, seeds, luck) for _ in range(SIMULATIONS))
+    found = [mean_difference(*(side.tolist() for side in sides)) for sides in made]
     # 95% of 200 are 190; 184 to 198 is the range of chance.
     assert least <= sum(one.low <= effect <= one.high for one in found) <= most
     # It misses on both sides alike: 5 of 200 on each, at most 12 by chance.
@@ -49,8 +44,7 @@ def test_few_seeds_cover_less(seeds: int, low: float, high: float) -> None:
     for _ in range(SIMULATIONS):
         chance = rng.uniform(0.1, 0.7, 1000)
         luck = rng.normal(0.0, 0.03, (2, seeds, 1))
-        sides = [(rng.random((seeds, 1000)) < chance + one).tolist() for one in luck]
-        found = mean_difference(*sides)
+        found = mean_difference(*((rng.random((seeds, 1000)) < chance + one).tolist() for one in luck))
         covered += found.low <= 0.0 <= found.high
     assert low <= covered / SIMULATIONS <= high
 
@@ -87,9 +81,8 @@ def test_the_variance_worked_by_hand() -> None:
     ms_examples = 2 * np.var(table.mean(axis=0), ddof=1)
     ms_seeds = 8 * np.var(table.mean(axis=1), ddof=1)
     assert (ms_examples, ms_seeds) == (pytest.approx(0.4910714), pytest.approx(0.0625))
-    found = mean(right)
+    found, middle = mean(right), table.mean()
     assert found.value == 0.375
-    middle = table.mean()
     assert found.low < middle < found.high
     # The mean squares of rest and seeds are equal here, 0.0625: seeds add nothing to the variance. Satterthwaite's degrees of freedom:
     # 0.4910714^2 / (0.4910714^2 / 7 + 0.0625^2 / 1 + 0.0625^2 / 7) = 6.20, for which t is 2.428.

@@ -39,11 +39,9 @@ def test_filters_come_from_the_labels(tmp_path: Path) -> None:
 )
 def test_set_filters_are_listed(filters: FiltersConfig | None, text: str) -> None:
     training = TrainingSettings(epochs=0.5, tokens_per_batch=1024)
-    facts = settings_facts(
-        {"finetune": "gold", "step-by-step": "gold"}, filters and filters.model_dump(mode="json"), training
-    )
-    assert facts == [
-        ("Labels learned", "gold"), ("Label filters", text), ("Training", "0.5 epochs, 1,024 tokens per batch"),
-    ]  # fmt: skip
+    labels: Any = {"finetune": "gold", "step-by-step": "gold"}
+    facts = settings_facts(labels, filters and filters.model_dump(mode="json"), training)
+    trained = ("Training", "0.5 epochs, 1,024 tokens per batch")
+    assert facts == [("Labels learned", "gold"), ("Label filters", text), trained]
     by_steps = TrainingSettings(steps=2000, tokens_per_batch=1024)
     assert settings_facts("gold", None, by_steps)[-1] == ("Training", "2,000 steps, 1,024 tokens per batch")

@@ -1,5 +1,3 @@
-"""Which engine and weights score a student, and which settings are refused."""
-
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +51,15 @@ def test_a_student_is_scored_as_it_is_served(
 
 
 @pytest.mark.parametrize(
-    ("family", "evaluation", "match"),
+    ("evaluation", "match"),
     [
-        (T5, {"engine": "vllm"}, r"evaluation\.engine vllm: it does not run encoder-decoder"),
-        (T5, {"engine": "ctranslate2", "gpus_per_worker": 1}, r"engine ctranslate2: it is built.*gpus_per_worker: 0"),
+        ({"engine": "vllm"}, r"evaluation\.engine vllm: it does not run encoder-decoder"),
+        ({"engine": "ctranslate2", "gpus_per_worker": 1}, r"engine ctranslate2: it is built.*gpus_per_worker: 0"),
     ],
 )
-def test_an_engine_for_other_students_is_refused(
-    tmp_path: Path, family: Family, evaluation: dict[str, Any], match: str
-) -> None:
+def test_an_engine_for_other_students_is_refused(tmp_path: Path, evaluation: dict[str, Any], match: str) -> None:
     with pytest.raises(UserError, match=match):
-        check_engine(run_of(tmp_path, evaluation, {}), family)
+        check_engine(run_of(tmp_path, evaluation, {}), T5)
 
 
 class Verdict(NaturalLanguageInference):
@@ -93,8 +89,6 @@ def test_defaults_keep_the_identity_of_earlier_scores(tmp_path: Path) -> None:
     task, examples = NaturalLanguageInference(), [Example("a", "b", "neutral")]
     plain = answers_identity(run_of(tmp_path, {}, {}), task, examples)
     assert not {"engine", "weights", "constrained"} & plain.keys()
-    others = [
-        answers_identity(run_of(tmp_path, *settings), task, examples)
-        for settings in (({"engine": "vllm"}, {}), ({"constrained": True}, {}), ({}, {"weights": "bfloat16"}))
-    ]
+    settings: Any = [({"engine": "vllm"}, {}), ({"constrained": True}, {}), ({}, {"weights": "bfloat16"})]
+    others = [answers_identity(run_of(tmp_path, *sections), task, examples) for sections in settings]
     assert len({str(one) for one in (plain, *others)}) == 4

@@ -31,9 +31,9 @@ def test_wilson_interval_worked_by_hand(right: list[bool], low: float, high: flo
 
 
 def test_nothing_and_unequal_lengths_are_refused() -> None:
-    for nothing in (lambda: score([]), lambda: difference([], []), lambda: calibration([], [])):
+    for of, nothing in ((score, [[]]), (difference, [[], []]), (calibration, [[], []])):
         with pytest.raises(ValueError, match="there are no"):
-            nothing()
+            of(*nothing)
     with pytest.raises(ValueError, match="shorter"):
         paired([True, False], [True])
 
@@ -51,8 +51,7 @@ def test_nothing_and_unequal_lengths_are_refused() -> None:
 )
 def test_mcnemar_worked_by_hand(split: tuple[int, int, int, int], p_value: float) -> None:
     found = paired(*outcomes(*split))
-    assert (found.better, found.worse) == split[1:3]
-    assert found.p_value == pytest.approx(p_value)
+    assert ((found.better, found.worse), found.p_value) == (split[1:3], pytest.approx(p_value))
 
 
 def test_a_difference_worked_by_hand() -> None:
@@ -68,8 +67,7 @@ def test_a_difference_worked_by_hand() -> None:
 @pytest.mark.parametrize("planted", [0.0, 0.08])
 def test_the_interval_covers_a_planted_difference(planted: float) -> None:
     """200 simulated comparisons on 300 examples: 95% of the intervals, 184 to 198 of them, hold what was planted."""
-    chance = random.Random(7)
-    covered = found = 0
+    chance, covered, found = random.Random(7), 0, 0
     shift = 0.7 * planted  # of a threshold in the middle of 0.7 U + 0.3 V, whose density there is 1 / 0.7
     for _ in range(200):
         first, second = [], []
@@ -86,10 +84,8 @@ def test_the_interval_covers_a_planted_difference(planted: float) -> None:
 
 def test_calibration_worked_by_hand() -> None:
     found = calibration([0.95, 0.95, 0.95, 0.95, 0.35, 1.0, 0.0], [True, True, True, False, True, False, False])
-    empty = [None] * 5
-    assert list(found.bins) == [
-        Bin(1, 0.0, 0.0), None, None, Bin(1, 0.35, 1.0), *empty, Bin(5, pytest.approx(0.96), 0.6),
-    ]  # fmt: skip
+    last = Bin(5, pytest.approx(0.96), 0.6)
+    assert list(found.bins) == [Bin(1, 0.0, 0.0), None, None, Bin(1, 0.35, 1.0), *[None] * 5, last]
     assert found.error == pytest.approx((5 * 0.36 + 0.65 + 0.0) / 7)
 
 
