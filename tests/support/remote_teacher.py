@@ -1,7 +1,6 @@
 """Remote teachers over an endpoint, and prompts for them."""
 
 import asyncio
-from collections import deque
 from typing import Any
 
 from pydantic import SecretStr
@@ -9,7 +8,7 @@ from pydantic import SecretStr
 from pipelines.config import TeacherConfig
 from pipelines.label.teachers.base import Generation, Prompt
 from pipelines.label.teachers.openai import OpenaiTeacher
-from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
+from pipelines.label.teachers.rate_limit import Admission
 from pipelines.tasks import Example, load_task, task_spec
 from tests.support.teacher_endpoint import KEY, Endpoint
 
@@ -58,30 +57,6 @@ def one(teacher: OpenaiTeacher, text: str = "row", chat: bool = False) -> Genera
     if isinstance(result, BaseException):
         raise result
     return result
-
-
-def simulate_endpoint(limit: AdaptiveLimit, capacity: int) -> tuple[list[int], float]:
-    """Round trips of 10 ticks to an endpoint that takes `capacity` requests at the same time and refuses the others.
-
-    Returns:
-        The limit at each of 9,000 ticks after the first 1,000, and the share of requests that were refused.
-    """
-    sent, values, refused, requests = deque[tuple[int, int, bool]](), list[int](), 0, 0
-    for clock in range(1, 10_001):
-        while sent and sent[0][0] <= clock:
-            _, epoch, accepted = sent.popleft()
-            if accepted:
-                limit.succeeded(epoch)
-            else:
-                limit.overloaded(epoch)
-            if clock > 1000:
-                refused += not accepted
-                requests += 1
-        while len(sent) < limit.value:
-            accepted = sum(accepted for *_, accepted in sent) < capacity
-            sent.append((clock + 10, limit.epoch, accepted))
-        values.append(limit.value)
-    return values[1000:], refused / requests
 
 
 async def hold(admission: Admission, release: asyncio.Event) -> None:

@@ -29,10 +29,7 @@ def test_rows_with_an_equal_first_header_are_one_group() -> None:
     made = table("c", ["a", "b", "n#"], [["x", "1", "2"], ["x", "2", "3"], ["y", "1", Cell("4", "better")]], heads=2)
     assert [[row[0].rows for row in group] for group in made.groups] == [[2, 0], [1]]
     assert [column.numeric for column in made.columns] == [False, False, True]
+    rows = [["1", "-", "-"], ["2", "-", "3"]]
+    assert without_empty(["a", "b", "c"], rows, "-") == (["a", "c"], [["1", "-"], ["2", "3"]]), "b has no value"
     with pytest.raises(ValueError, match="2 cells for 3 columns"):
         table("c", ["a", "b", "c"], [["x", "y"]])
-
-
-def test_only_columns_without_any_value_are_dropped() -> None:
-    rows = [["1", "-", "-"], ["2", "-", "3"]]
-    assert without_empty(["a", "b", "c"], rows, "-") == (["a", "c"], [["1", "-"], ["2", "3"]])

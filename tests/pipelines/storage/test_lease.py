@@ -10,20 +10,15 @@ from pipelines.storage.lease import FOLDER, Lease
 from pipelines.storage.store import Store
 
 
-def test_a_living_driver_is_named_and_keeps_the_folder(tmp_path: Path) -> None:
+def test_a_living_driver_keeps_the_folder_and_a_dead_one_does_not(tmp_path: Path) -> None:
     with Lease(Store(str(tmp_path)), 60.0) as held:
-        claims = list((tmp_path / FOLDER).iterdir())
-        with pytest.raises(UserError, match="another driver is labelling into it: process "):
-            Lease(Store(str(tmp_path)), 60.0).__enter__()
-        assert list((tmp_path / FOLDER).iterdir()) == claims, "a refused driver leaves no claim"
-        held.check()
-    assert list((tmp_path / FOLDER).iterdir()) == []
-
-
-def test_the_claim_of_a_dead_driver_is_removed(tmp_path: Path) -> None:
-    with Lease(Store(str(tmp_path)), 60.0):
         (claim,) = (tmp_path / FOLDER).iterdir()
         tree = json.loads(claim.read_text())
+        with pytest.raises(UserError, match="another driver is labelling into it: process "):
+            Lease(Store(str(tmp_path)), 60.0).__enter__()
+        assert list((tmp_path / FOLDER).iterdir()) == [claim], "a refused driver leaves no claim"
+        held.check()
+    assert list((tmp_path / FOLDER).iterdir()) == []
     tree["holder"]["process"] = 1  # another process has its pid now
     (tmp_path / FOLDER / "dead.json").write_text(json.dumps(tree | {"id": "dead"}))
     with Lease(Store(str(tmp_path)), 60.0):

@@ -14,6 +14,7 @@ TASK = load_task(task_spec("arithmetic"))
         (["5", "4 - 1", "3", "3"], "3", 3, 0.75, False),  # the wording that most voters used
         (["5", None, None, None], "5", 1, 0.25, False),  # n includes unparsable samples
         (["5", "6", "5", "6", "7"], "5", 2, 0.4, True),
+        ([None, "7", "4", "4", "7"], "7", 2, 0.4, True),  # the first seen wins a tie
     ],
 )
 def test_majority_is_by_meaning(labels: list[str | None], label: str, votes: int, agreement: float, tie: bool) -> None:

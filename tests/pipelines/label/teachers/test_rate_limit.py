@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
-from tests.support.remote_teacher import hold, settle, simulate_endpoint
+from tests.support.remote_teacher import hold, settle
 
 
 @pytest.mark.parametrize(
@@ -26,15 +26,6 @@ def test_refusals_halve_and_successes_raise_it(maximum: int, reports: list[tuple
         for _ in range(times):
             getattr(limit, report)(epoch)
     assert limit.value == value
-
-
-@pytest.mark.parametrize("capacity", [1, 5, 20, 64])
-def test_the_limit_settles_at_the_endpoints_capacity(capacity: int) -> None:
-    values, refused = simulate_endpoint(AdaptiveLimit(64), capacity)
-    assert max(values) <= capacity + 1
-    assert min(values) >= max(1, capacity // 2)
-    assert refused < 0.1
-    assert capacity == 64 or refused > 0
 
 
 def test_of_several_pauses_the_last_to_end_counts() -> None:
