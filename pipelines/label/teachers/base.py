@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from pipelines.config import TeacherConfig
 from pipelines.storage.fingerprint_cache import weights_fingerprint
 from pipelines.tasks import Example, Task
+from pipelines.tasks.base import is_unicode
 
 if TYPE_CHECKING:
     from pipelines.label.teachers.budget import BudgetMeter
@@ -70,6 +71,14 @@ class Sample:
     """The text with its thoughts, if they were cut from it."""
     opened: bool = False
     """True if the prompt ends within a thought."""
+
+    def __post_init__(self) -> None:
+        # JSON can spell half of a character, as endpoints do that cut texts by UTF-16 units. No file can hold it.
+        for name in ("text", "finish_reason", "thoughts", "raw"):
+            value = getattr(self, name)
+            if not is_unicode(value):
+                whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+                object.__setattr__(self, name, whole)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from typing import Any
 from pipelines.label.teachers.base import Generation, Sample
 from pipelines.label.teachers.budget import estimate_tokens
 
+_MAX_TOKENS = 2**31
+"""Columns of tokens have 32 bits."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -103,7 +106,7 @@ def _tokens(usage: Any, name: str, estimate: int) -> int:
         found = int(getattr(usage, name, None))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return estimate
-    return found if found >= 0 else estimate
+    return found if 0 <= found < _MAX_TOKENS else estimate
 
 
 def generation_of(replies: Sequence[Reply], n: int) -> Generation:

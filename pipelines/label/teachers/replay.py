@@ -67,8 +67,10 @@ def _recorded(line: bytes, where: str) -> tuple[str, Generation]:
         record = json.loads(line)
         name, text = record["id"], record["output"]
         tokens, prompt_tokens = int(record.get("output_tokens", 0)), int(record.get("prompt_tokens", 0))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(where, "not a JSON object with `id` and `output`", "Repair or remove the line.") from error
+    if not (0 <= tokens < 2**31 and 0 <= prompt_tokens < 2**31):
+        raise UserError(where, "a number of tokens is below 0 or too large", "Repair or remove it.")
     if not isinstance(name, str | int) or not isinstance(text, str):
         raise UserError(where, "`id` and `output` must be text", "Repair or remove the line.")
     sample = Sample(text, tokens, str(record.get("finish_reason", "unknown")))

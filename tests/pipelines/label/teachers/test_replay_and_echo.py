@@ -36,14 +36,18 @@ def test_a_recording_answers_by_id(tmp_path: Path) -> None:
     file = tmp_path / "outputs.jsonl"
     first = '{"id": "r0", "output": "The answer is 3.", "output_tokens": 4, "prompt_tokens": 9}'
     file.write_text(f'{first}\n\n{{"id": "r0", "output": "later"}}\n')
-    found, missing = answers(ReplayTeacher(str(file)), word_problems(2))
+    file.write_text(file.read_text() + '{"id": "r2", "output": "\\ud83d\\ude00 \\ud83d 3"}\n')
+    found, missing, halves = answers(ReplayTeacher(str(file)), word_problems(3))
+    assert halves.samples[0].text == "\U0001f600 \ufffd 3", "half a character, which no file can hold"
     assert found == Generation((Sample("The answer is 3.", 4, "unknown"),), 9)
     assert (type(missing), missing.reason) == (PromptRefusedError, "unparsable")
 
 
 @pytest.mark.parametrize(
-    "line", ["", "nonsense", "[]", '{"id": "a"}', '{"id": "a", "output": 3}', '{"id": [], "output": "x"}', None]
-)
+    "line",
+    ["", "nonsense", "[]", '{"id": "a"}', '{"id": "a", "output": 3}', '{"id": [], "output": "x"}', None,
+     '{"id": "a", "output": "x", "output_tokens": Infinity}', '{"id": "a", "output": "x", "output_tokens": 3e9}'],
+)  # fmt: skip
 def test_a_damaged_or_missing_recording_is_refused(tmp_path: Path, line: str | None) -> None:
     file = tmp_path / "outputs.jsonl"
     if line is not None:
