@@ -36,7 +36,6 @@ def test_an_input_inside_the_template_is_text(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "two and four"}]
     whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     assert tokenizer.decode(encode_prompt(tokenizer, "decoder-only", "two and four")) == tokenizer.decode(whole)
-
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('rendered again') }}")
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -57,12 +56,7 @@ CONVERSATIONS: list[list[Role]] = [
     ("template", "refused"),
     [
         (TEMPLATE, []),
-        (
-            TEMPLATE.replace(
-                "{% for", "{% if messages[0].role == 'system' %}{{ raise_exception('') }}{% endif %}{% for"
-            ),
-            [1, 3],
-        ),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('') }}{% endif %}" + TEMPLATE, [1, 3]),
         # One that shortens earlier answers, as reasoning models' do.
         (TEMPLATE.replace("m.content | trim", "m.content if m.role != 'assistant' else 'x'"), [2, 3]),
     ],
@@ -106,7 +100,6 @@ def test_a_template_with_the_date_is_the_same_every_day() -> None:
     ],
 )
 def test_an_unfit_template_is_refused_once(template: str | None, rule: str) -> None:
-    with pytest.raises(
-        UserError, match=rf"student.prompt chat: the chat template of m: {rule}.*Set student.prompt: plain"
-    ):
+    message = rf"student.prompt chat: the chat template of m: {rule}.*Set student.prompt: plain"
+    with pytest.raises(UserError, match=message):
         set_prompt(tokenizer_with(template), "chat", "m")

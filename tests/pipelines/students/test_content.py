@@ -49,7 +49,7 @@ def test_any_flipped_byte_is_refused_with_the_file_name(tmp_path: Path, hashed: 
 
 def test_lost_and_foreign_files_are_refused(tmp_path: Path) -> None:
     store = student(tmp_path / "s")
-    (tmp_path / "s/added_tokens.json").write_text("{}")
+    (tmp_path / "s/added_tokens.json").touch()
     with pytest.raises(UserError, match=r"added_tokens.json: the file does not belong to this student"):
         check(store)
     (tmp_path / "s/added_tokens.json").unlink()

@@ -1,30 +1,19 @@
-"""Confidence of a label within a closed set: by hand, by brute force, and in both engines."""
-
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from pipelines.methods import METHODS, Part, prompt_of, written_labels
 from pipelines.storage.store import CONTENT
-from pipelines.students.decoding import (
-    Decoded,
-    Family,
-    GenerationRequest,
-    LabelSet,
-    Sampling,
-    Student,
-    encode_prompt,
-    encode_target,
-    tokens_within,
-)
+from pipelines.students.decoding import Decoded, Family, GenerationRequest, LabelSet, Sampling, Student, encode_target
 from pipelines.students.decoding import ctranslate2_student as ctranslate2_module
 from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 from pipelines.students.decoding.label_scores import label_set
+from pipelines.students.decoding.tokens import encode_prompt, tokens_within
 from pipelines.tasks import Example, Task
 from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.tasks.base import Answer
@@ -51,33 +40,23 @@ def test_probability_is_a_product_over_continuing_tokens() -> None:
     assert found == pytest.approx(math.log(0.2 / 0.25 * 0.3 / 0.4))
     shifted = SET.log_prob((A, C, END), lambda step: [log + 7.0 * step for log in logs])
     assert shifted == pytest.approx(found), "scores need no normalisation"
-    impossible = SET.log_prob((D, END), lambda step: [-math.inf] * 3 + logs[3:])
-    assert impossible == 0.0
+    assert SET.log_prob((D, END), lambda step: [-math.inf] * 3 + logs[3:]) == 0.0
+    assert LabelSet(((A, END),)).log_prob((A, END), unused) == 0.0
 
 
-def test_probabilities_of_a_set_sum_to_one() -> None:
-    generator = random.Random(3)
-    scores = {length: [generator.gauss(0, 2) for _ in SET.watched] for length in range(3)}
-    found = [SET.log_prob(ids, scores.__getitem__) for ids in SET.sequences]
-    assert math.fsum(math.exp(one) for one in found if one is not None) == pytest.approx(1.0)
-    assert LabelSet(((A, END),)).log_prob((A, END), lambda step: pytest.fail("no score is needed")) == 0.0
+def unused(step: int) -> Sequence[float]:
+    pytest.fail("no score is needed")
 
 
 def test_other_texts_have_no_label_probability() -> None:
-    def unused(step: int) -> Sequence[float]:
-        pytest.fail("no score is needed")
-
     for ids in ((A, B), (A, D, END), (B, A, B, END), (), (END,)):
         assert SET.log_prob(ids, unused) is None
     at_end = replace(SET, at_end=True)
     assert at_end.log_prob((B, D), unused) is None
     assert at_end.log_prob((C, C, A, B, END), lambda step: [0.0] * 4) == pytest.approx(math.log(1 / 4))
-
-
-def test_longest_of_several_matching_labels_counts() -> None:
-    labels = LabelSet(((B, END), (A, B, END)), at_end=True)
-    scores = {1: [0.0, 0.0], 2: [0.0, 9.0]}
-    assert labels.log_prob((C, A, B, END), scores.__getitem__) == pytest.approx(math.log(1 / 2))
+    labels, scores = LabelSet(((B, END), (A, B, END)), at_end=True), {1: [0.0, 0.0], 2: [0.0, 9.0]}
+    longest = labels.log_prob((C, A, B, END), scores.__getitem__)
+    assert longest == pytest.approx(math.log(1 / 2)), "the longest of several matching labels counts"
 
 
 def test_written_labels_depend_on_method_and_task() -> None:
@@ -111,10 +90,8 @@ def test_label_set_holds_the_training_targets(family: Family) -> None:
     assert found == LabelSet(tuple(tuple(encode_target(tokenizer, label)) for label in LABELS))
     assert found.watched
     choices = Example("c", "What?", None, ("the answer is 4", "4", "trail (b)"))
-    pairs: list[tuple[Task, Example]] = [(MAIL, EXAMPLE), (NaturalLanguageInference(), EXAMPLE)]
-    for task, example in [*pairs, (MultipleChoice(), choices)]:
+    for task, example in ((MAIL, EXAMPLE), (NaturalLanguageInference(), EXAMPLE), (MultipleChoice(), choices)):
         texts = label_set(tokenizer, "text", written_labels("rationale-then-label", task, example))
-        assert texts is not None
         assert texts.at_end
         for label, sequence in zip(task.label_set(example), texts.sequences, strict=True):
             target = encode_target(tokenizer, task.render(Answer(label, "4 apples, so 2.")).strip())
@@ -183,9 +160,7 @@ def test_student_confidence_equals_brute_force(family: Family, part: Part) -> No
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_converted_student_confidence_equals_brute_force(
-    tmp_path: Path, part: Part, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_converted_student_confidence_equals_brute_force(tmp_path: Path, part: Part, monkeypatch: Any) -> None:
     folder = write_student(tmp_path / "student", "encoder-decoder", METHOD_OF[part])
     student = Student.load(folder)
     teach_two(student, part, EXAMPLE.input, answer_text(part, "spam not"), answer_text(part, "spam"))
@@ -196,38 +171,32 @@ def test_converted_student_confidence_equals_brute_force(
     drawn = answers(converted, part, sampling=Sampling(1e-4))
     assert drawn[0].confidence == pytest.approx(answers(converted, part)[0].confidence, abs=1e-5)
 
-    calls: list[tuple[int, bool]] = []
-    translate = converted._translator.translate_batch
+    counted = Mock(num_translators=1, translate_batch=Mock(side_effect=converted._translator.translate_batch))
+    monkeypatch.setattr(converted, "_translator", counted)
 
-    class Counted:
-        num_translators = 1
+    def calls() -> list[tuple[int, bool]]:
+        made = counted.translate_batch.call_args_list
+        return [(len(call.args[0]), call.kwargs["return_logits_vocab"]) for call in made]
 
-        def translate_batch(self, source: list[list[str]], **options: Any) -> Any:
-            calls.append((len(source), options["return_logits_vocab"]))
-            return translate(source, **options)
-
-    monkeypatch.setattr(converted, "_translator", Counted())
     tokens = max(24, student.max_target_tokens) if part == "text" else 24
     monkeypatch.setattr(ctranslate2_module, "_LOGITS_BYTES", 2 * 4 * len(student.tokenizer) * tokens)
     sets = [written_labels(METHOD_OF[part], MAIL, EXAMPLE)] * 5
     many = converted.answer([EXAMPLE.input, *TEXTS[:4]], part, 24, labels=sets)
-    assert calls == [(2, True), (2, True), (1, True)], "the logits of a call fit the memory limit"
+    assert calls() == [(2, True), (2, True), (1, True)], "the logits of a call fit the memory limit"
     assert many[0].confidence == pytest.approx(brute_force(student, part, "spam not")[0], abs=1e-5)
-    calls.clear()
+    counted.translate_batch.reset_mock()
     converted.answer(TEXTS, part, 24)
-    assert calls == [(len(TEXTS), False)], "only closed sets need logits"
+    assert calls() == [(len(TEXTS), False)], "only closed sets need logits"
 
 
 def test_rows_of_a_batch_have_their_own_label_sets() -> None:
     student = student_of("decoder-only", "finetune")
     teach_two(student, "label", EXAMPLE.input, "spam not", "spam")
-    sets: list[tuple[str, ...]] = [("spam not", "spam"), ("spam not",), LABELS, (), ("a trail", "spam not", "sport")]
+    sets: Any = [("spam not", "spam"), ("spam not",), LABELS, (), ("a trail", "spam not", "sport")]
     together = student.answer([EXAMPLE.input] * len(sets), "label", 24, labels=sets)
     alone = [student.answer([EXAMPLE.input], "label", 24, labels=[one])[0] for one in sets]
-    confidences = [answer.confidence for answer in together]
-    assert confidences == pytest.approx([answer.confidence for answer in alone], abs=1e-5)
-    pair, only, four, free, unlikely = confidences
-    assert only == 1.0
+    pair, only, four, free, unlikely = confidences = [answer.confidence for answer in together]
+    assert (confidences, only) == (pytest.approx([answer.confidence for answer in alone], abs=1e-5), 1.0)
     assert free < four <= pair < 0.9 < unlikely < 1.0
     cut = student.write([GenerationRequest(student.request(EXAMPLE.input, "label", 8).prompt, 1, None, SET)])
     assert cut[0].label_log_prob is None

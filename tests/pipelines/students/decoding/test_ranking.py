@@ -8,12 +8,8 @@ from tests.support.taught_students import student_of, target_logits
 
 FAMILIES: list[Family] = ["encoder-decoder", "decoder-only"]
 SHOTS = "Q: Tom has 9 pears.\nA: The answer is sea.\n\n"
-PROMPTS = [
-    f"{SHOTS}Q: How many apples has Anne?\nA: The answer is",
-    f"{SHOTS}Q: 4 shelves\nA: The answer is",
-    SHOTS,
-    "4",
-]
+QUESTIONS = ("How many apples has Anne?", "4 shelves")
+PROMPTS = [*(f"{SHOTS}Q: {question}\nA: The answer is" for question in QUESTIONS), SHOTS, "4"]
 TEXTS = [[" river.", " sea.", " the sea.", " ünïcode 河."], [" a", " b", " c", " d"], ["Q", "Qu"], [" - 2", "9"]]
 
 
@@ -37,9 +33,5 @@ def test_likelihoods_equal_those_of_whole_forward_passes(family: Family) -> None
         assert likelihoods == pytest.approx([whole(student, prompt, text) for text in texts], abs=1e-4)
     assert rank_texts(student, PROMPTS[:1], TEXTS[:1])[0] == pytest.approx(found[0], abs=1e-4), "alone as beside others"
     assert rank_texts(student, [], []) == []
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_texts_without_tokens_are_refused(family: Family) -> None:
     with pytest.raises(ValueError, match="no tokens"):
-        rank_texts(student_of(family), ["Q"], [["a", ""]])
+        rank_texts(student, ["Q"], [["a", ""]])

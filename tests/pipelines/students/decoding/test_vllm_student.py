@@ -42,8 +42,7 @@ class FakeLlm:
         return [self._answer(p["prompt_token_ids"], one) for p, one in zip(prompts, parameters, strict=True)]
 
     def _answer(self, prompt: list[int], parameters: Any) -> Any:
-        ids: list[int] = []
-        found = []
+        ids, found = list[int](), []
         assert len(parameters.logprob_token_ids or ()) <= 128
         while len(ids) < parameters.max_tokens and self.tokenizer.eos_token_id not in ids:
             row = log_probs((*prompt, *ids))
@@ -54,12 +53,9 @@ class FakeLlm:
 
 
 def greedy(tokenizer: Any, prompt: str, labels: Sequence[str]) -> tuple[str, float]:
-    read, targets = (
-        encode_prompt(tokenizer, "decoder-only", prompt),
-        {tuple(encode_target(tokenizer, x)): x for x in labels},
-    )
-    path: tuple[int, ...] = ()
-    log_prob = 0.0
+    read = encode_prompt(tokenizer, "decoder-only", prompt)
+    targets = {tuple(encode_target(tokenizer, label)): label for label in labels}
+    path, log_prob = (), 0.0
     while path not in targets:
         following = {target[len(path)] for target in targets if target[: len(path)] == path}
         row = log_probs((*read, *path))
@@ -72,13 +68,11 @@ def greedy(tokenizer: Any, prompt: str, labels: Sequence[str]) -> tuple[str, flo
 def test_constrained_answers_follow_the_likeliest_path() -> None:
     llm = FakeLlm()
     student = VllmStudent(llm, "float32", method="finetune", max_input_tokens=64, max_target_tokens=8)
-    sets = [labels for labels in SETS for _ in TEXTS]
-    texts = TEXTS * len(SETS)
+    sets, texts = [labels for labels in SETS for _ in TEXTS], TEXTS * len(SETS)
     found = student.answer(texts, "label", 6, labels=sets, constrained=True)
     for text, labels, answer in zip(texts, sets, found, strict=True):
         label, confidence = greedy(llm.tokenizer, prompt_of("finetune", "label", text), labels)
-        assert (answer.text, answer.in_set) == (label, True)
-        assert answer.confidence == pytest.approx(confidence)
+        assert (answer.text, answer.in_set, answer.confidence) == (label, True, pytest.approx(confidence))
     llm.requests = 0
     free = student.answer(TEXTS, "label", 6, labels=SETS[:1] * len(TEXTS))
     assert llm.requests == len(TEXTS), "free answers outside the set need no second request"
