@@ -79,6 +79,11 @@ class Turns:
         """Inputs that have no place yet."""
         return len(self._costs) - self._next
 
+    @property
+    def cancelled(self) -> bool:
+        """True if its request was cancelled while it stood in line, and has not left yet."""
+        return self.granted is not None and self.granted.cancelled()
+
     async def take(self) -> range:
         """Rows that may be sent now; empty after the last one. Each row takes a place until `done`."""
         if not self.waiting:
@@ -216,6 +221,8 @@ class FairQueue:
     def _give_turn(self, bulk: bool, key: str) -> None:
         turns = self._lines[bulk][key].popleft()
         self._close(bulk, key)
+        if turns.cancelled:
+            return
         count = min(self._slice(bulk), turns.waiting, self._free(bulk), self._key_room(key))
         self._waiting[bulk][key] -= count
         self._under_way[bulk] += count

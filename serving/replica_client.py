@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from functools import partial
 from typing import Any, Literal
 
 from opentelemetry.trace import Tracer
@@ -218,15 +219,12 @@ class ReplicaClient:
         if not sent:
             return outcomes
 
-        async def send(turns: Turns, rows: list[int]) -> None:
-            began, took_s = time.monotonic(), None
-            try:
-                found = await self._slice(card, method, [items[row] for row in rows])
-                took_s = time.monotonic() - began
-            finally:
-                turns.done(len(rows), took_s)
+        async def send(rows: list[int]) -> float:
+            began = time.monotonic()
+            found = await self._slice(card, method, [items[row] for row in rows])
             for row, outcome in zip(rows, found, strict=True):
                 outcomes[row] = outcome
+            return time.monotonic() - began
 
         self._handle(card)  # a missing application is an error now, not in a group
         try:
@@ -234,7 +232,9 @@ class ReplicaClient:
                 with self._enter(card, [items[row] for row in sent], client) as turns:
                     async with asyncio.TaskGroup() as group:
                         while taken := await self._turn(turns):
-                            group.create_task(send(turns, [sent[i] for i in taken]))
+                            task = group.create_task(send([sent[i] for i in taken]))
+                            # Not in `send`: of a task that is cancelled before its first step, nothing runs.
+                            task.add_done_callback(partial(_free_places, turns, len(taken)))
         except TimeoutError as error:
             raise self._api_error(card, error) from error
         except ExceptionGroup as group_error:
@@ -292,6 +292,12 @@ class ReplicaClient:
             seconds = self._serving.request_timeout_s
             return ApiError(504, "timeout", f"model {card.id} did not answer within {seconds:g} s")
         return ApiError(503, "model_away", f"model {card.id} is unavailable", retry_after_s=_RETRY_AFTER_S)
+
+
+def _free_places(turns: Turns, count: int, sent: asyncio.Task[float]) -> None:
+    """Free the places of a slice of inputs. `sent`: seconds until it was answered."""
+    answered = not sent.cancelled() and sent.exception() is None
+    turns.done(count, sent.result() if answered else None)
 
 
 def _cancel(response: Any) -> None:
