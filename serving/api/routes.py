@@ -109,7 +109,10 @@ def create_app(api: Api, *, sets_request_id: bool = True, tracer: Tracer = NO_TR
     Args:
         sets_request_id: add `x-request-id` to responses. False behind Ray Serve's proxy, which does it and passes the id on.
     """
-    app = FastAPI(title="Raystill", description="Task students behind HTTP.", docs_url=None, redoc_url=None)
+    # Without redirects: their Location would repeat the Host header, and `http` behind a proxy with TLS.
+    app = FastAPI(
+        title="Raystill", description="Task students behind HTTP.", docs_url=None, redoc_url=None, redirect_slashes=False
+    )  # fmt: skip
     app.include_router(_open_routes(api))
     app.include_router(_prediction_routes(api))
     app.include_router(_openai_routes(api))

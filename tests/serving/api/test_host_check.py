@@ -20,4 +20,7 @@ def test_only_own_names_are_answered() -> None:
         if not answered:
             error_of(response, 421, "unknown_host")
     public = ServingConfig(host="0.0.0.0", keys=KeysConfig(none=True))
-    assert client_of([], students, public).get("/", headers={"host": "any"}).status_code == 200
+    open_client = client_of([], students, public)
+    assert open_client.get("/", headers={"host": "any"}).status_code == 200
+    redirected = open_client.get("/v1/models/", headers={"host": "any"}, follow_redirects=False)
+    error_of(redirected, 404, "not_found")
