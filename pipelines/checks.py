@@ -128,6 +128,31 @@ def _student_model(run: RunConfig) -> None:
     check_model(run.student.model, "student.model")
 
 
+def _student_settings(run: RunConfig) -> None:
+    """Refuse settings that do not fit the student, as training and evaluation do later, before anything is labelled.
+
+    A student of the hub is not looked at: a cluster's nodes may have it, and this machine not.
+    """
+    from pathlib import Path
+
+    from pipelines.evaluate.quantized import check_weights
+    from pipelines.scoring.sources import check_engine
+    from pipelines.storage.store import Store
+    from pipelines.train.checks import token_settings
+
+    if Path(run.student.model).expanduser().is_dir() and not Store(run.output).child("labels").exists():
+        family = token_settings(run).family
+        check_weights(run.evaluation, family)
+        check_engine(run, family)
+
+
+def _validation_file(run: RunConfig) -> None:
+    from pipelines.data.reader import corpus_files
+
+    if isinstance(run.corpus.validation, str):
+        corpus_files(run.corpus.validation, "corpus.validation")
+
+
 def _grid(run: RunConfig) -> None:
     from pipelines.compare.checks import check_compare
 
@@ -218,6 +243,7 @@ CHECKS: tuple[Check, ...] = (
     Check(_token_logprobs, lambda stages: {"label", "train"} <= stages, Needs.RUN_FILE),
     Check(_grid_token_logprobs, lambda stages: "compare" in stages, Needs.RUN_FILE),
     Check(_validation, lambda stages: "train" in stages, Needs.RUN_FILE),
+    Check(_validation_file, lambda stages: bool({"train", "compare"} & stages), Needs.INPUTS),
     Check(_embedded_model, lambda stages: True, Needs.INPUTS),
     Check(_constrained, lambda stages: bool({"evaluate", "compare"} & stages), Needs.INPUTS),
     Check(_grid, lambda stages: "compare" in stages, Needs.INPUTS),
@@ -233,5 +259,7 @@ CHECKS: tuple[Check, ...] = (
     Check(_hub_students, lambda stages: "train" in stages, Needs.MACHINE),
     Check(_hub_grid, lambda stages: "compare" in stages, Needs.MACHINE),
     Check(_heldout_apart, lambda stages: "label" in stages and bool({"evaluate", "compare"} & stages), Needs.INPUTS),
-    Check(_reachable, lambda stages: "label" in stages, Needs.MACHINE),  # last: it may take seconds
+    # Last, because they may take seconds.
+    Check(_reachable, lambda stages: "label" in stages, Needs.MACHINE),
+    Check(_student_settings, lambda stages: {"label", "train"} <= stages, Needs.MACHINE),
 )

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What numpy and torch take."""
 LossyWeights = Literal["bfloat16", "float16", "int8"]
 """Smaller and faster than the float32 that a student is scored in. They may change answers."""
 

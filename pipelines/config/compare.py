@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.config.base import Section
+from pipelines.config.base import Section, Seed
 from pipelines.methods import MethodName
 
 _Range = Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=2, max_length=2)]
@@ -67,7 +67,7 @@ class CompareConfig(Section):
     """Of the training rows. A smaller share is part of a larger one."""
     students: Annotated[list[str], Field(min_length=1)] | None = None
     """Hub ids or folders. None: student.model."""
-    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2]
     """At least 3 for a verdict."""
     equal: Literal["steps", "tokens", "epochs"] = "steps"
     """What all cells have in common: optimizer steps, tokens, or epochs. With `training.epochs`, the common steps or tokens are those of

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.config.base import Section, Share
+from pipelines.config.base import Section, Seed, Share
 
 
 class TrainingConfig(Section):
@@ -74,7 +74,7 @@ class TrainingConfig(Section):
     """Start, or resume after a loss, with fewer workers if the cluster has no more, but at least this many."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Worker deaths after which the run resumes from its last checkpoint."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides initial weights, the order of examples and the share of `fraction`."""
 
     @model_validator(mode="before")

@@ -14,12 +14,8 @@ from tests.support.corpora import write_jsonl
 
 LEAKY = "corpus.test: 4 of its 5 examples have the input of a training row"
 NO_LOGPROBS = "learns the teacher's distributions over tokens, and teacher.token_logprobs is not set"
-TOKEN_KD = {
-    "student": {"model": "some/model", "method": "token-kd"},
-    "compare": {"methods": ["finetune", "token-kd"]},
-}
-
-
+TOKEN_KD = {"student": {"model": "some/model", "method": "token-kd"}, "compare": {"methods": ["finetune", "token-kd"]}}
+GONE = {"corpus": {"train": "train.jsonl", "test": "test.jsonl", "validation": "gone.jsonl"}}
 HALF_GOLD = {"corpus": {"train": "half.jsonl"}}
 NO_GOLD = {"corpus": {"train": "none.jsonl", "validation": 0.0}}
 CLOSED = "http://127.0.0.1:9/v1"
@@ -77,6 +73,8 @@ def test_a_run_that_cannot_end_well_never_begins(
         ("run label", {"teacher": {"engine": "openai", "model": "m", "remote": {"url": CLOSED}}}, "takes no connection"),
         ("run label", {"teacher": {"engine": "vllm", "model": "a/b"}}, "teacher.model a/b: it is not in the hub's cache"),
         ("run", {"student": {"model": "a/b"}}, "student.model a/b: it is not in the hub's cache"),
+        ("run", {}, "/m: it cannot be opened"),
+        ("run plan", GONE, "gone.jsonl"),
         ("compare", {"compare": {"students": ["a/b"]}}, "compare.students a/b: it is not in the hub's cache"),
     ],
 )  # fmt: skip
@@ -117,33 +115,21 @@ def test_the_corpus_is_warned_of_before_it_is_labelled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("command", "shared"), [("run", 2), ("compare", 2), ("label", 4)])
 def test_a_sound_run_starts_ray(tmp_path: Path, command: str, shared: int) -> None:
-    """Labelling alone scores nothing, whatever the test set shares with train."""
     done = CliRunner().invoke(main, [command, write_run(tmp_path, shared)])
     assert isinstance(done.exception, StartedError)
 
 
-def test_nodes_are_requested_for_unfinished_stages(tmp_path: Path) -> None:
+def test_nodes_are_requested_for_unfinished_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_file = planned_runs.write_run(tmp_path)
     planned_runs.finish_labels(load_run(run_file))
-    started = {
-        command: CliRunner().invoke(main, [command, run_file]).exception for command in ("label", "run", "compare")
-    }
-    # Finished labels need no Ray.
-    assert {command: error.args for command, error in started.items() if isinstance(error, StartedError)} == {
-        "run": ("train", "evaluate"), "compare": ("train", "evaluate"),
-    }  # fmt: skip
 
+    def nodes(command: str) -> Any:
+        error = CliRunner().invoke(main, [command, run_file]).exception
+        return error.args if isinstance(error, StartedError) else None
 
-@pytest.mark.parametrize(("finished", "nodes"), [(True, ()), (False, ("train", "evaluate"))])
-def test_a_finished_comparison_needs_no_nodes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool, nodes: tuple[str, ...]
-) -> None:
-    run_file = planned_runs.write_run(tmp_path)
-    planned_runs.finish_labels(load_run(run_file))
-    monkeypatch.setattr("pipelines.compare.stage.is_finished", lambda run: finished)
-    error = CliRunner().invoke(main, ["compare", run_file]).exception
-    assert isinstance(error, StartedError)
-    assert error.args == nodes
+    assert [nodes(command) for command in ("label", "run", "compare")] == [None, *[("train", "evaluate")] * 2]
+    monkeypatch.setattr("pipelines.compare.stage.is_finished", lambda run: True)
+    assert nodes("compare") == ()
 
 
 @pytest.mark.parametrize("command", ["label", "run", "compare"])

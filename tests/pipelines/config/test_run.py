@@ -36,6 +36,7 @@ def file(tmp_path: Path) -> Path:
         (changed(training={"workers": "two"}), "`training.workers`: Input should be a valid integer (it is 'two')"),
         (changed(training={"steps": 500, "epochs": 3}), "`training`: epochs 3 and steps 500 are both set; remove one of them"),
         (changed(training={"epochs": None}), "neither epochs nor steps is set"),
+        (changed(training={"seed": -1}), "`training.seed`: Input should be greater than or equal to 0 (it is -1)"),
         (changed(teacher={"engine": "vllm"}), "engine vllm needs `model`"),
         (changed(teacher={"engine": "replay"}), "engine replay needs `outputs`"),
         (changed(teacher={"engine": "replay", "outputs": "o", "filters": {"gold": "rationalise"}}), "has one answer per example"),
