@@ -90,9 +90,8 @@ def test_many_rows_with_one_band_cost_a_bounded_search() -> None:
 
 def test_neighbours_searches_full_buckets() -> None:
     base = made(1)
-    signatures = [
-        signature(changed(base, *random.Random(i).sample(range(40), 2))) for i in range(3 * near_duplicates.MAX_BUCKET)
-    ]
+    places = (random.Random(i).sample(range(40), 2) for i in range(3 * near_duplicates.MAX_BUCKET))
+    signatures = [signature(changed(base, *two)) for two in places]
     expected = {i for i, one in enumerate(signatures) if similarity(one, signature(base)) >= 0.7}
     found = Neighbours(signatures, 0.7).of(signature(base))
     assert len(found) > near_duplicates.MAX_BUCKET

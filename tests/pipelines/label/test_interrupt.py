@@ -10,9 +10,8 @@ from pipelines.label.interrupt import patient_interrupt
 def test_the_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one waits for the answers in flight, and then for the last rows."""
     in_flight, clock = [True], [100.0]
-    health = SimpleNamespace(
-        interrupt=SimpleNamespace(remote=lambda: None), in_flight=SimpleNamespace(remote=lambda: in_flight[0])
-    )
+    methods = {"interrupt": lambda: None, "in_flight": lambda: in_flight[0]}
+    health = SimpleNamespace(**{name: SimpleNamespace(remote=method) for name, method in methods.items()})
     # A process that a shell starts in the background has none.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr("ray.get", lambda found, **_: found)

@@ -45,14 +45,12 @@ def test_the_validation_split_matters_if_rows_are_rationalised(tmp_path: Path) -
     assert identity("rationalise", 0.1) != identity("rationalise", 0.2)
 
 
-@pytest.mark.parametrize(("engine", "model"), [("openai", "a folder here"), ("echo", None)])
-def test_an_endpoints_model_is_a_name_and_no_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, model: str | None
-) -> None:
+def test_an_endpoints_model_is_a_name_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a folder here").mkdir()
-    teacher = {"engine": engine, "model": model, "remote": {"url": "http://127.0.0.1/v1"}}
-    assert label_identity(run(tmp_path, teacher))["teacher"]["model"] == model
+    for engine, model in (("openai", "a folder here"), ("echo", None)):
+        teacher = {"engine": engine, "model": model, "remote": {"url": "http://127.0.0.1/v1"}}
+        assert label_identity(run(tmp_path, teacher))["teacher"]["model"] == model
 
 
 def test_another_parser_makes_other_labels_except_of_0_1(tmp_path: Path) -> None:
@@ -95,10 +93,8 @@ def test_labels_of_fewer_rows_are_taken_over(
     tmp_path: Path, before: int | None, now: int | None, changes: dict[str, Any], action: Action
 ) -> None:
     tree = {**run(tmp_path).model_dump(exclude_unset=True), "output": str(tmp_path / "out")}
-    trial, full = (
-        RunConfig.model_validate({**tree, "corpus": {**tree["corpus"], "limit": limit}, **more})
-        for limit, more in ((before, {}), (now, changes))
-    )
+    trial = RunConfig.model_validate({**tree, "corpus": {**tree["corpus"], "limit": before}})
+    full = RunConfig.model_validate({**tree, "corpus": {**tree["corpus"], "limit": now}, **changes})
     with folder_lock(labels := Store(trial.output).child("labels"), 9.0) as check_lock:
         LabelWriter(labels, label_identity(trial), trial.labelling, None, check_lock)
     found = label_decision(full)

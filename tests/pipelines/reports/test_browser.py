@@ -34,11 +34,8 @@ def opened(html: str, folder: Path) -> tuple[Page, list[str], list[str]]:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     events = json.loads(log.read_text(encoding="utf-8"))["events"]
-    requested = [
-        event["params"]["url"]
-        for event in events
-        if "url" in event.get("params", {}) and event["params"].get("initiator") in ("file://", "null")
-    ]
+    sent = [event.get("params", {}) for event in events]
+    requested = [one["url"] for one in sent if "url" in one and one.get("initiator") in ("file://", "null")]
     return Page(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line], requested
 
 
@@ -101,19 +98,16 @@ def browser(tmp_path: Path) -> Iterator[Chromium]:
 @pytest.mark.parametrize("name", ["comparison", "report"])
 def test_a_page_follows_the_readers_colour_scheme(name: str, tmp_path: Path, browser: Chromium) -> None:
     """Leaves NAME-SCHEME.png in the test's folder for people to look at."""
-    (tmp_path / "page.html").write_text(
-        report_page(reports.report()) if name == "report" else comparison_page(comparisons.comparison()),
-        encoding="utf-8",
-    )
+    html = report_page(reports.report()) if name == "report" else comparison_page(comparisons.comparison())
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
     tab = PageTab(browser, (tmp_path / "page.html").as_uri())
     seen: dict[str, dict[str, Any]] = {}
     pictures: dict[str, bytes] = {}
     for scheme in ("light", "dark"):
         tab.prefer(scheme)
-        seen[scheme] = dict(tab.js(SEEN))
+        found = seen[scheme] = dict(tab.js(SEEN))
         tab.picture(tmp_path / f"{name}-{scheme}.png")
         pictures[scheme] = (tmp_path / f"{name}-{scheme}.png").read_bytes()
-    for scheme, found in seen.items():
         assert set(found["plots"]) == {scheme}
         assert len(found["texts"]) > 5
         assert found["labels"]

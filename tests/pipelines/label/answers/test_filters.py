@@ -24,14 +24,12 @@ def reason(found: Consensus, example: Example = EXAMPLE, *, hinted: bool = False
 def test_filters_apply_in_the_order_of_the_schema() -> None:
     # From answer to answer one filter less applies.
     filters = {"min_agreement": 0.9, "gold": "drop-disagreeing", "min_rationale_words": 9, "drop_giveaways": True}
+    nine, eight, three = ("9", "It is 9."), ("8", "It is 8."), ("3", "It is 3.")
     found = [
-        reason(consensus(("9", "It is 9."), ("8", "It is 8.")), **filters),
-        reason(consensus(("9", "It is 9."), ("9", "It is 9."), ("8", "It is 8.")), **filters),
-        reason(consensus(("9", "It is 9.")), **filters),
-        reason(consensus(("3", "It is 3.")), **filters),
-        reason(consensus(("3", "It is 3.")), **{**filters, "min_rationale_words": 0}),
-        reason(consensus(("3", "4 - 1 = 3.")), **{**filters, "min_rationale_words": 0}),
+        reason(consensus(*answers), **filters) for answers in ([nine, eight], [nine, nine, eight], [nine], [three])
     ]
+    filters["min_rationale_words"] = 0
+    found += [reason(consensus(answer), **filters) for answer in (three, ("3", "4 - 1 = 3."))]
     assert found == [*REJECT_REASONS[REJECT_REASONS.index("tie") :], None]
 
 

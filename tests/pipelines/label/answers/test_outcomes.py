@@ -59,9 +59,8 @@ def test_one_answer_is_accepted_or_rejected_with_its_text(
 def test_several_samples_give_a_soft_label() -> None:
     row = outcome("train", generated("The answer is 3.", "The answer is (4 - 1).", "The answer is 7."))
     assert (row.votes, row.output_tokens) == (2, 15)
-    assert outcome_table([row])["soft_label"].to_pylist() == [
-        [{"label": "3", "probability": np.float32(2 / 3)}, {"label": "7", "probability": np.float32(1 / 3)}]
-    ]
+    [soft_label] = outcome_table([row])["soft_label"].to_pylist()
+    assert {p["label"]: p["probability"] for p in soft_label} == {"3": np.float32(2 / 3), "7": np.float32(1 / 3)}
 
 
 def test_all_agreeing_rationales_that_the_filters_keep() -> None:
@@ -72,9 +71,8 @@ def test_all_agreeing_rationales_that_the_filters_keep() -> None:
     assert (row.rationale, row.rationales) == (hinted, [hinted, right, whole])
     found = outcomes.rationales_table(outcome_table([row, outcome("train", generated(RIGHT))]))
     assert found.schema.equals(RATIONALE, check_metadata=True)
-    assert found.to_pylist() == [
-        {"id": "a", "rationale": text, "index": i} for i, text in enumerate([hinted, right, whole])
-    ]
+    texts_of_a = enumerate([hinted, right, whole])
+    assert found.to_pylist() == [{"id": "a", "rationale": text, "index": i} for i, text in texts_of_a]
     short = outcome("train", generated(*texts), max_rationale_words=9, min_rationale_words=1)
     assert short.rationales == [hinted, right], "one that a filter refuses teaches nothing"
     assert row.content != short.content != outcome("train", generated(hint)).content
@@ -181,8 +179,6 @@ def test_token_logprobs_are_those_of_accepted_train_rows() -> None:
     ]
     table = outcomes.token_logprobs_table(outcome_table(rows))
     assert table.schema.equals(TOKEN_LOGPROBS)
-    top_ids = [[10, 11], [12, 13], [14, 15]]
-    assert table.to_pylist() == [
-        {"id": "p", "token_ids": [10, 12, 14], "top_ids": top_ids, "top_logprobs": [[-0.5, -np.inf]] * 3}
-    ]
+    top = {"top_ids": [[10, 11], [12, 13], [14, 15]], "top_logprobs": [[-0.5, -np.inf]] * 3}
+    assert table.to_pylist() == [{"id": "p", "token_ids": [10, 12, 14], **top}]
     assert len(outcomes.token_logprobs_table(outcome_table(rows[3:]))) == 0

@@ -19,10 +19,7 @@ def test_content_depends_on_labels_and_not_on_their_order() -> None:
 
 def test_counts_survive_their_record() -> None:
     """Agreement with gold leaves out the examples of the prompt."""
-    right, quoted = (
-        accepted("a", gold="1", agrees=True),
-        accepted("b", agreement=0.3, gold="1", agrees=True, in_prompt=True),
-    )
+    right, quoted = accepted("a"), accepted("b", agreement=0.3, in_prompt=True)
     counts = Counts.of(table(right, quoted, accepted("c", agreement=0.7, gold="2", agrees=False), reject("d", "tie")))
     assert counts.agreements == {"9": 1, "3": 1, "7": 1}
     assert (counts.accepted, counts.with_gold, counts.agreeing) == (3, 2, 1)

@@ -8,9 +8,8 @@ from pipelines.label.teachers.base import row_seed
 def test_votes_of_rows_are_binomial() -> None:
     """n = 5 samples that are right with p = 0.55, over 2,000 rows: chi-square with 5 degrees of freedom, p > 0.01."""
     rows, n, p = 2000, 5, 0.55
-    votes = Counter(
-        sum(random.Random(row_seed(0, f"r{row}", start)).random() < p for start in range(n)) for row in range(rows)
-    )
+    draws = ([random.Random(row_seed(0, f"r{row}", start)).random() for start in range(n)] for row in range(rows))
+    votes = Counter(sum(draw < p for draw in drawn) for drawn in draws)
     expected = [rows * math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
     chi_square = sum((votes[k] - wanted) ** 2 / wanted for k, wanted in enumerate(expected))
     assert chi_square < 15.09

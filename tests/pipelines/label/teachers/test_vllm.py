@@ -64,10 +64,8 @@ def test_requests_follow_the_run_file(prompt: str, stops: list[str]) -> None:
     assert one.seed != two.seed, "rows do not share draws"
     assert (one.n, one.temperature, one.top_p, one.max_tokens) == (3, 0.7, 0.9, 30)
     assert ((one.stop or []), {name: getattr(one, name) for name in further}) == (stops, further)
-    answers(
-        VllmTeacher(config(prompt=prompt, sampling={"temperature": 0.7, "seed": None, "stop": ["END"]}), TASK, engine),
-        word_problems(1),
-    )
+    sampling = {"temperature": 0.7, "seed": None, "stop": ["END"]}
+    answers(VllmTeacher(config(prompt=prompt, sampling=sampling), TASK, engine), word_problems(1))
     assert (engine.parameters[-1].stop, engine.parameters[-1].seed) == (["END"], None)
 
 
