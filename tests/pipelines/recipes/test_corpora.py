@@ -29,6 +29,8 @@ def test_shipped_files_are_what_the_module_writes(corpus: ModuleType, tmp_path: 
     files = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert files == {file.name: file.read_bytes() for file in shipped(corpus).iterdir()}, "regenerate the corpus"
     assert corpus.train_rows(50, 1) != corpus.train_rows(50, 2)
+    with pytest.raises(SystemExit, match="Usage"):
+        corpus.main([])
 
 
 def test_rows_are_distinct_and_readable_by_the_task(corpus: ModuleType, task: str) -> None:
