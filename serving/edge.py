@@ -10,6 +10,7 @@ Serve calls `middlewares` if the environment variable RAY_SERVE_HTTP_PROXY_CALLB
 | a request that is no HTTP | 400 |
 | more than 100 requests that are sent before the answer to the first | closed |
 | headers that take longer than 10 s to arrive, or a connection without a request for 10 s | closed |
+| a body that still arrives 10 s after its request was refused | closed |
 | a header that is not ASCII | 400 |
 
 Errors of Serve itself, which are plain text, get OpenAI's shape. Headers that steer Serve are removed: model ids for multiplexing, which
@@ -115,10 +116,25 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_arrived()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        super().on_message_complete()
+        if self.cycle is not None and self.cycle.response_complete:
+            self._expect_head()
+
+    def on_response_complete(self) -> None:
+        """See HttpToolsProtocol. What follows of the body of a refused request has as long as a head."""
+        if self.cycle.more_body:
+            self._set_deadline()
+        super().on_response_complete()
+
     def _expect_head(self) -> None:
         self._head_arrived()
         self._head_bytes = 0
-        self._deadline = self.loop.call_later(HEAD_TIMEOUT_S, self._close)
+        self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        self._deadline = self._deadline or self.loop.call_later(HEAD_TIMEOUT_S, self._close)
 
     def _head_arrived(self) -> None:
         self._head_bytes = -1

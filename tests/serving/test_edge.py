@@ -136,9 +136,7 @@ def test_a_large_body_is_no_large_header(port: int) -> None:
     assert answer(port, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n" + body)[0] == 200
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", HEAD, HEAD + b"x: 1\r\n\r\n" + HEAD], ids=["nothing", "half", "half of the second"]
-)
+@pytest.mark.parametrize("sent", [b"", HEAD, HEAD + b"x: 1\r\n\r\n" + HEAD], ids=["nothing", "half", "second"])
 def test_connections_without_a_request_are_closed(port: int, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         client.sendall(sent)
@@ -184,3 +182,15 @@ def test_few_requests_wait_for_the_answer_to_another(port: int) -> None:
     answered = {n: received(port, (HEAD + b"\r\n") * (n - 1) + last).count(b"HTTP/1.1 200") for n in (50, 5000)}
     assert answered[50] == 50
     assert answered[5000] < 2 * edge._MAX_PIPELINED + edge._SLICE_BYTES // len(HEAD)
+
+
+@pytest.mark.parametrize("length", [2, 9])
+def test_a_refused_body_does_not_hold_its_connection(port: int, length: int) -> None:
+    """Neither while it arrives nor after it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(f"POST /404 HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n".encode())
+        assert client.recv(65536).startswith(b"HTTP/1.1 405")
+        client.sendall(b"b")
+        time.sleep(0.1)
+        client.sendall(b"b")
+        assert client.recv(65536) == b""
