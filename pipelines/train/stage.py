@@ -173,6 +173,7 @@ def _job(run: RunConfig, settings: TokenSettings, output: Store, work: Store, to
     name = work.path().rpartition("/")[2]
     return TrainingJob(
         with_absolute_model(run),
+        folder=work.uri,
         tokens=tokens.uri,
         student=output.child("student").uri,
         name=name,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.config import RunConfig
-from pipelines.storage.filesystems import ancestor
 from pipelines.storage.store import Store
 from pipelines.students.details import Losses, ValidationLosses
 
@@ -19,8 +18,10 @@ class TrainingJob:
     """A training. URIs and paths are absolute, because workers have another working directory."""
 
     run: RunConfig
+    folder: str
+    """URI of this training's own folder for checkpoints and other temporary files. Removed when the student is finished."""
     tokens: str
-    """URI of the token table, in the training's work folder."""
+    """URI of the token table, which cells of a comparison share."""
     student: str
     """URI that the student is written to."""
     name: str
@@ -34,8 +35,8 @@ class TrainingJob:
 
     @property
     def work(self) -> Store:
-        """The folder of this training's temporary files. Removed when the student is finished."""
-        return Store(ancestor(self.tokens, 1))
+        """`folder`, opened."""
+        return Store(self.folder)
 
     def best_weights(self, step: int) -> Store:
         """The folder of the weights after a step that had the best objective when it was measured."""

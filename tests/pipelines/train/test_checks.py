@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pipelines.config import RunConfig, TrainingConfig
-from pipelines.errors import UserError
+from pipelines.errors import StageFailedError, UserError
 from pipelines.reuse import Action
+from pipelines.runtime.progress_file import ProgressFile
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
@@ -17,12 +18,13 @@ from pipelines.storage.store import Store
 from pipelines.students.content import hash_files
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
-from pipelines.train import checks
+from pipelines.train import checks, stage
 from pipelines.train.begun import notices, record_begin, training_folder
 from pipelines.train.checks import check_counts, check_gold, check_task, token_settings
 from pipelines.train.data.token_table import TokenCounts
+from pipelines.train.engine.job import TrainingJob
 from pipelines.train.identity import identity_in_0_1, tokens_identity, train_identity
-from pipelines.train.stage import check_train, train, train_decision
+from pipelines.train.stage import check_train, train, train_decision, train_locked
 from pipelines.train.tracking.services import check_trackers
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
@@ -248,6 +250,25 @@ def test_cells_of_a_grid_share_tokens(run: Any, labels: Manifest) -> None:
     assert of("finetune", learning_rate=1e-5, epochs=7) == of("finetune")
     assert of("finetune", fraction=0.5) != of("finetune", fraction=0.5, seed=1), "another share of the rows"
     assert of("finetune", max_input_tokens=9) != of("finetune")
+
+
+def test_trainings_that_share_tokens_share_no_checkpoints(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[TrainingJob] = []
+
+    def stopped(job: TrainingJob, live: ProgressFile) -> None:
+        jobs.append(job)
+        raise StageFailedError("stopped")
+
+    monkeypatch.setattr(stage, "_run_with_progress", stopped)
+    write_labels(tmp_path, label_rows(40))
+    for seed in (0, 1):
+        with pytest.raises(StageFailedError):
+            train_locked(run(training={"seed": seed}), tokens_at=Store(str(tmp_path / "shared")))
+    assert len({job.tokens for job in jobs}) == 1
+    assert {job.work.root for job in jobs} == {str(folder) for folder in (tmp_path / "training").iterdir()}
+    assert len({job.best_weights(3).root for job in jobs}) == 2
 
 
 def test_another_driver_in_the_output_is_refused(run: Any, labels: Manifest, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_out_of_memory_ends_the_next_attempt(monkeypatch: pytest.MonkeyPatch, tm
         fatal_error=SimpleNamespace(remote=lambda: reasons[0] if reasons else None),
         report_fatal_error=SimpleNamespace(remote=reasons.append),
     )
-    job = TrainingJob(make_run(tmp_path, "none"), "tokens", "student", "name", "tensorboard", progress=progress)
+    job = TrainingJob(make_run(tmp_path, "none"), "work", "tokens", "student", "name", "tensorboard", progress=progress)
     sizes = dict.fromkeys(("get_local_world_size", "get_world_rank", "get_world_size"), lambda: 1)
     monkeypatch.setattr("ray.get", lambda value: value)
     monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(**sizes))

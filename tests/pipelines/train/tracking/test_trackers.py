@@ -24,7 +24,8 @@ def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
 def trackers_of(folder: Path, *services: str, step: int = 0) -> Trackers:
     """The trackers of a training whose last step that counts is `step`."""
     run = make_run(folder, "org/student", training={"trackers": list(services)})
-    job = TrainingJob(run, str(folder / "work/tokens"), str(folder / "student"), "abc", str(folder / "tensorboard"))
+    places = [str(folder / name) for name in ("work", "tokens", "student")]
+    job = TrainingJob(run, *places, "abc", str(folder / "tensorboard"))
     return Trackers(job, step, workers=1, warn=warn_through(None))
 
 
