@@ -99,7 +99,6 @@ async def test_bulk_alone_takes_about_a_second_and_a_half() -> None:
 
 
 async def test_keys_take_turns() -> None:
-    """Long inputs count as several. A key gets no turns for the time that it sent nothing."""
     endpoint = Endpoint(computed=1)
     sent = [endpoint.send("a", 30), endpoint.send("b", 30)]
     await endpoint.settle()
@@ -147,7 +146,6 @@ async def test_a_key_cannot_take_all_places() -> None:
 
 
 async def test_a_full_queue_refuses_the_key_that_filled_it() -> None:
-    """A request that finds room enters whole."""
     endpoint = Endpoint(computed=1, max_waiting=10)
     accepted = [endpoint.send("a", 8, bulk=True), endpoint.send("a", 40, bulk=True)]
     await endpoint.settle()

@@ -25,7 +25,6 @@ def values(*names: str) -> set[str]:
 
 
 def test_the_page_is_one_small_file() -> None:
-    """It loads nothing from other machines."""
     assert len(HTML.encode()) <= 30_000
     assert not {"iframe", "object", "embed", "base", "img"} & {tag for tag, _ in READ.elements}
     assert values("src", "srcset", "action", "formaction", "href", "poster", "data") == {"data:,"}

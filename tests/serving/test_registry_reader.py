@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,7 @@ def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def broken(folder: str, tmp_path: Path) -> Path:
     """A student folder that cannot be read until `repair`."""
-    target = tmp_path / "broken"
-    target.mkdir()
-    for file in Path(folder).iterdir():
-        (target / file.name).write_bytes(file.read_bytes())
+    target = shutil.copytree(folder, tmp_path / "broken")
     (target / MANIFEST).rename(target / "hidden")
     return target
 
@@ -65,9 +63,7 @@ async def loaded(students: EndpointStudents, *, task_code: bool = False) -> Regi
     return reader
 
 
-async def test_a_student_trained_again_gets_a_new_card(
-    folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_student_trained_again_has_a_new_card(folder: str, tmp_path: Path, caplog: Any) -> None:
     place = write_student(tmp_path / "student", "decoder-only", seed=1)
 
     def expected() -> EndpointStudents:
@@ -90,11 +86,10 @@ async def test_a_student_trained_again_gets_a_new_card(
 
 async def test_code_of_a_student_runs_only_if_accepted(folder: str, tmp_path: Path) -> None:
     trace = tmp_path / "ran"
-    source = f"open({str(trace)!r}, 'w')\n{PAIR_TASK}"
-    pairs = endpoint(
-        pairs=copy_with_details(Path(folder), tmp_path / "pair", task={"name": "pair.py", "source": source})
-    )
-    assert "its task is code" in unavailable(await loaded(pairs))["pairs"]
+    task = {"name": "pair.py", "source": f"open({str(trace)!r}, 'w')\n{PAIR_TASK}"}
+    pairs = endpoint(pairs=copy_with_details(Path(folder), tmp_path / "pair", task=task))
+    rule = "its task is code, which would run here. If you trust it, add --set serving.task_code=true"
+    assert rule in unavailable(await loaded(pairs))["pairs"]
     assert not trace.exists()
     reader = await loaded(pairs, task_code=True)
     assert reader.registry.tasks["pairs"].required == ("left", "right")
@@ -103,7 +98,6 @@ async def test_code_of_a_student_runs_only_if_accepted(folder: str, tmp_path: Pa
 async def test_an_unreadable_student_is_tried_again(
     folder: str, broken: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others answer meanwhile. A reason is logged once, and the return too."""
     read = Mock(side_effect=module.read_card)
     monkeypatch.setattr(module, "read_card", read)
     students = {"a": folder, "b@1": str(broken), "b@2": "/nowhere"}
@@ -121,7 +115,6 @@ async def test_an_unreadable_student_is_tried_again(
     attempts = reader._retry
     await reader.load(endpoint(a=folder))
     assert unavailable(reader) == {}
-    assert attempts is not None
     assert attempts.cancelling(), "attempts of an old config end"
 
 
@@ -202,9 +195,7 @@ async def test_a_hanging_folder_blocks_no_other(
     assert caplog.text.count("student h0 is unavailable: ") == 1
 
 
-async def test_attempts_cost_available_students_nothing(
-    folder: str, broken: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_attempts_cost_other_students_nothing(folder: str, broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No task is loaded twice, and none in the event loop's thread."""
     load, read, threads = module.load_task, Mock(side_effect=module.read_card), []
 

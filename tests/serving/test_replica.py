@@ -7,7 +7,7 @@ import gc
 import inspect
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipelines.errors import UserError
 from serving import replica as module
 from serving.messages import Failed, Piece, Question, Reply, TextRequest, UnavailableError
 from serving.model_card import StudentCard
-from serving.replica import LoadedEngine, SharedStudents, StudentReplica
+from serving.replica import SharedStudents, StudentReplica
 from tests.support.fake_students import card
 from tests.support.waiting import until
 
@@ -28,13 +28,10 @@ UNHEALTHY = {"runtime": RuntimeError("it ends at its first token"), "value": Val
 class CountingEngine:
     """An engine that counts its ends. Students named `unhealthy` fail the health check, `broken` ones do not start."""
 
-    name = "fake"
-    computed, continuous = 4, False
+    name, computed, continuous = "fake", 4, False
     made: list[weakref.ref[CountingEngine]]
     closed_names: list[str]
-    begun: threading.Event
-    """Set when a start begins."""
-    may_start: threading.Event
+    begun, may_start = threading.Event(), threading.Event()
 
     def __init__(self, student: StudentCard) -> None:
         self.student, self.closed = student, 0
@@ -55,7 +52,7 @@ class CountingEngine:
             raise ValueError("this question")
         return Reply(question.text)  # type: ignore[arg-type]
 
-    async def stream(self, request: TextRequest) -> AsyncGenerator[Piece, None]:
+    async def stream(self, request: TextRequest) -> Any:
         yield Piece(request.text, 3, 1, "stop")
 
     async def check_health(self) -> None:
@@ -66,13 +63,6 @@ class CountingEngine:
     async def close(self) -> None:
         self.closed += 1
         self.closed_names.append(self.student.name)
-
-    @classmethod
-    def reset(cls) -> None:
-        """Forget the engines of earlier tests."""
-        cls.made, cls.closed_names = [], []
-        cls.begun, cls.may_start = threading.Event(), threading.Event()
-        cls.may_start.set()
 
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("error")]
@@ -88,7 +78,8 @@ def own_garbage() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def engines(monkeypatch: pytest.MonkeyPatch) -> type[CountingEngine]:
-    CountingEngine.reset()
+    CountingEngine.made, CountingEngine.closed_names = [], []
+    CountingEngine.may_start.set()
     monkeypatch.setattr(module, "start_engine", CountingEngine.start)
     monkeypatch.setattr(module, "ReplicaMetrics", lambda _: None)
     return CountingEngine
@@ -96,11 +87,6 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> type[CountingEngine]:
 
 def students(*names: str) -> SharedStudents:
     return SharedStudents([card(name) for name in names], ServingConfig())
-
-
-def engine_of(loaded: LoadedEngine) -> CountingEngine:
-    assert isinstance(loaded.engine, CountingEngine)
-    return loaded.engine
 
 
 async def unload(model: Any) -> None:
@@ -124,7 +110,7 @@ async def cancelled_load(shared: SharedStudents, name: str) -> None:
 async def test_a_dropped_student_closes_once_and_is_freed(engines: type[CountingEngine]) -> None:
     shared = students("a", "b")
     loaded = await shared.load("a")
-    engine = engine_of(loaded)
+    engine = loaded.engine
     loaded.users += 1
     dropping = asyncio.ensure_future(unload(loaded))
     while not loaded.dropped:
@@ -157,9 +143,7 @@ async def test_a_replica_answers_each_question_and_is_closed(engines: type[Count
 
 
 @pytest.mark.parametrize("version", list(UNHEALTHY))
-async def test_an_unhealthy_student_is_unavailable(
-    engines: type[CountingEngine], caplog: pytest.LogCaptureFixture, version: str
-) -> None:
+async def test_an_unhealthy_student_is_unavailable(engines: Any, caplog: Any, version: str) -> None:
     unhealthy = card("unhealthy", version=version)
     shared = SharedStudents([unhealthy], ServingConfig())
     for _ in range(2):
@@ -171,7 +155,6 @@ async def test_an_unhealthy_student_is_unavailable(
 
 @pytest.mark.parametrize("started", [False, True])
 async def test_the_next_request_gets_an_engine_left_behind(engines: type[CountingEngine], started: bool) -> None:
-    """The request that started it was cancelled."""
     shared = students("a", "b")
     await cancelled_load(shared, "a")
     engines.may_start.set()
@@ -189,19 +172,19 @@ async def test_an_engine_left_behind_makes_room(engines: type[CountingEngine]) -
     shared = students("a", "b", "broken")
     await cancelled_load(shared, "a")
     threading.Timer(0.05, engines.may_start.set).start()
-    assert engine_of(await shared.load("b")).student.name == "b"
+    assert (await shared.load("b")).engine.student.name == "b"
     assert engines.closed_names == ["a"]
     await cancelled_load(shared, "broken")
     engines.may_start.set()
     with pytest.raises(UnavailableError):
         await shared.load("broken")
-    assert engine_of(await shared.load("a")).student.name == "a", "a closed engine is started again"
+    assert (await shared.load("a")).engine.student.name == "a", "a closed engine is started again"
 
 
 async def test_a_cancelled_request_does_not_stop_closing(engines: type[CountingEngine]) -> None:
     shared = students("a", "b")
     loaded = await shared.load("a")
-    engine = engine_of(loaded)
+    engine = loaded.engine
     loaded.users += 1
     dropping = asyncio.create_task(unload(loaded))
     await until(lambda: loaded.dropped)

@@ -36,7 +36,8 @@ class FakeResponse:
         return self._result().__await__()
 
     async def _result(self) -> Any:
-        outcome = self._outcome()
+        if isinstance(outcome := self._outcome(), Exception):
+            raise outcome
         return await outcome if inspect.isawaitable(outcome) else outcome
 
     def cancel(self) -> None:
@@ -44,7 +45,7 @@ class FakeResponse:
 
 
 class FakeHandle:
-    """Serve's handle of a student's deployment. `outcome` returns a result, raises, or returns an awaitable."""
+    """Serve's handle of a student's deployment. `outcome` returns a result, an error or an awaitable."""
 
     def __init__(self, outcome: Callable[[list[str]], Any]) -> None:
         self._outcome, self.responses = outcome, list[FakeResponse]()
@@ -61,12 +62,6 @@ class FakeHandle:
         return self
 
 
-def raise_or_return(result: Any) -> Any:
-    if isinstance(result, Exception):
-        raise result
-    return result
-
-
 async def idle() -> None:
     """Let every task run until it waits."""
     for _ in range(100):
@@ -75,6 +70,7 @@ async def idle() -> None:
 
 pytestmark = pytest.mark.anyio
 SUMS, TEXT, QUESTIONS = card("sums"), TextRequest("one", raw=False), [Question("one")]
+APPLICATION = "raystill-student-sums"
 
 
 @pytest.fixture
@@ -83,6 +79,22 @@ def handles(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeHandle]:
     found: dict[str, FakeHandle] = {}
     monkeypatch.setattr(module.serve, "get_deployment_handle", lambda deployment, application: found[application])
     return found
+
+
+@pytest.fixture
+def sums(handles: dict[str, FakeHandle]) -> Callable[..., FakeHandle]:
+    """Sets the handle of student `sums`: what each call has, or the results of the calls in turn."""
+
+    def answer(each: Callable[[list[str]], Any] | None = None, *results: Any) -> FakeHandle:
+        in_turn = iter(results)
+        handles[APPLICATION] = FakeHandle(each or (lambda _: next(in_turn)))
+        return handles[APPLICATION]
+
+    return answer
+
+
+def never(texts: list[str]) -> Any:
+    return asyncio.Event().wait()
 
 
 def batch(*outcomes: Any, replica: str = "one", computed: int = 16) -> Batch[Any]:
@@ -97,24 +109,21 @@ def dead(actor: str) -> ActorDiedError:
 
 @pytest.mark.parametrize("call", ["answer", "write", "stream"])
 @pytest.mark.parametrize("shared", [None, 1])
-async def test_a_student_without_application_gets_503(
-    handles: dict[str, FakeHandle], shared: int | None, call: str
-) -> None:
-    """Serve is building it, or has ended it."""
+@pytest.mark.usefixtures("handles")
+async def test_a_student_without_application_gets_503(shared: int | None, call: str) -> None:
     client = ReplicaClient(ServingConfig(students_per_replica=shared))
-    calls = {"answer": lambda: client.answer(SUMS, QUESTIONS, "a"), "write": lambda: client.write(SUMS, [TEXT], "a"),
-             "stream": lambda: anext(client.stream(SUMS, TEXT, "a"))}  # fmt: skip
+    given = {"answer": QUESTIONS, "write": [TEXT], "stream": TEXT}[call]
+    found = getattr(client, call)(SUMS, given, "a")
     with pytest.raises(ApiError) as raised:
-        await calls[call]()  # type: ignore[no-untyped-call]
+        await (anext(found) if call == "stream" else found)
     assert (raised.value.status_code, raised.value.code) == (503, "model_away")
     assert raised.value.retry_after_s
 
 
-async def test_the_engine_that_answered_is_reported(handles: dict[str, FakeHandle]) -> None:
+async def test_the_engine_that_answered_is_reported(sums: Callable[..., FakeHandle]) -> None:
     client = ReplicaClient(ServingConfig())
     assert client.engine(SUMS) is None
-    results = iter([batch(REPLY), batch(Piece("4", 10, 1, "stop", "vllm"))])
-    handles["raystill-student-sums"] = FakeHandle(lambda _: next(results))
+    sums(None, batch(REPLY), batch(Piece("4", 10, 1, "stop", "vllm")))
     await client.answer(SUMS, QUESTIONS, "a")
     assert client.engine(SUMS) == "transformers"
     await client.write(SUMS, [TEXT], "a")
@@ -123,7 +132,7 @@ async def test_the_engine_that_answered_is_reported(handles: dict[str, FakeHandl
     assert client.engine(SUMS) is None
 
 
-async def test_a_request_is_sent_in_slices(handles: dict[str, FakeHandle]) -> None:
+async def test_a_request_is_sent_in_slices(sums: Callable[..., FakeHandle]) -> None:
     """So large that a full replica has twice as many calls as its target. Outcomes keep the order of the inputs."""
     client, opened = ReplicaClient(ServingConfig(max_batch_size=256)), set[int]()
 
@@ -131,22 +140,21 @@ async def test_a_request_is_sent_in_slices(handles: dict[str, FakeHandle]) -> No
         opened.add(client.open_requests["sums"])
         return batch(*(TooLong(int(text), 64) for text in texts), computed=256)
 
-    handle = handles["raystill-student-sums"] = FakeHandle(answer)
+    handle = sums(answer)
     found = await client.answer(SUMS, [Question(str(i), bulk=True) for i in range(40)], "a")
     assert [outcome.tokens for outcome in found if isinstance(outcome, TooLong)] == list(range(40))
     assert (len(handle.calls[0]), sum(map(len, handle.calls))) == (2, 40)
     assert (opened, client.open_requests["sums"]) == ({1}, 0)
 
 
-async def test_the_room_follows_the_replicas_that_answer(handles: dict[str, FakeHandle]) -> None:
-    names = ["one"]
-    gates = asyncio.Semaphore(0)
+async def test_the_room_follows_the_replicas_that_answer(sums: Callable[..., FakeHandle]) -> None:
+    names, gates = ["one"], asyncio.Semaphore(0)
 
     async def answer(texts: list[str]) -> Batch[Any]:
         await gates.acquire()
         return batch(*[REPLY] * len(texts), replica=names[0], computed=4)
 
-    handle = handles["raystill-student-sums"] = FakeHandle(answer)
+    handle = sums(answer)
     client = ReplicaClient(ServingConfig(max_batch_size=4, replicas=ReplicasConfig(min=1, max=2)))
     request = asyncio.create_task(client.answer(SUMS, [Question("one", bulk=True)] * 30, "a"))
     await idle()
@@ -162,27 +170,18 @@ async def test_the_room_follows_the_replicas_that_answer(handles: dict[str, Fake
     assert len(await request) == 30
 
 
-@pytest.mark.parametrize("call", ["answer", "stream"])
-async def test_another_replica_answers_for_a_dead_one(handles: dict[str, FakeHandle], call: str) -> None:
+async def test_another_replica_answers_for_a_dead_one(sums: Callable[..., FakeHandle]) -> None:
     """Also if the router still knows only the dead one."""
-    results = iter([dead("a"), dead("a"), batch(REPLY)])
-    handles["raystill-student-sums"] = FakeHandle(lambda _: raise_or_return(next(results)))
-    client = ReplicaClient(ServingConfig())
-    if call == "answer":
-        assert await client.answer(SUMS, QUESTIONS, "a") == [REPLY]
-    else:
-        results = iter([dead("a"), dead("a"), Piece("4", 10, 1, "stop")])
-        assert [piece async for piece in client.stream(SUMS, TEXT, "a")] == [Piece("4", 10, 1, "stop")]
+    sums(None, dead("a"), dead("a"), batch(REPLY))
+    assert await ReplicaClient(ServingConfig()).answer(SUMS, QUESTIONS, "a") == [REPLY]
+    sums(None, dead("a"), dead("a"), piece := Piece("4", 10, 1, "stop"))
+    assert [found async for found in ReplicaClient(ServingConfig()).stream(SUMS, TEXT, "a")] == [piece]
 
 
-async def test_a_poison_input_is_sent_once_more(handles: dict[str, FakeHandle]) -> None:
+async def test_a_poison_input_is_sent_once_more(sums: Callable[..., FakeHandle]) -> None:
     """Then it is refused. The other inputs of its request are answered."""
     deaths = iter("abcdef")
-
-    def answer(texts: list[str]) -> Any:
-        return raise_or_return(dead(next(deaths)) if "poison" in texts else batch(*[REPLY] * len(texts)))
-
-    handle = handles["raystill-student-sums"] = FakeHandle(answer)
+    handle = sums(lambda texts: dead(next(deaths)) if "poison" in texts else batch(*[REPLY] * len(texts)))
     client = ReplicaClient(ServingConfig(max_batch_size=256))
     questions = [Question(text, bulk=True) for text in ("good", "poison", "fine")]
     assert await client.answer(SUMS, questions, "a") == [REPLY, Failed(kills=True), REPLY]
@@ -190,28 +189,22 @@ async def test_a_poison_input_is_sent_once_more(handles: dict[str, FakeHandle]) 
     assert await client.answer(SUMS, questions[1:], "b") == [Failed(kills=True), REPLY]
     assert [piece async for piece in client.stream(SUMS, TextRequest("poison", raw=True), "b")] == [Failed(kills=True)]
     assert sum("poison" in call for call in handle.calls) == 2
-    again = card("sums", content="other")
-    await client.answer(again, questions[1:2], "b")
+    await client.answer(card("sums", content="other"), questions[1:2], "b")
     assert sum("poison" in call for call in handle.calls) == 4, "a student trained again gets it again"
-
-
-async def test_a_poison_stream_is_sent_once_more(handles: dict[str, FakeHandle]) -> None:
-    deaths = iter("abcdef")
-    handle = handles["raystill-student-sums"] = FakeHandle(lambda _: raise_or_return(dead(next(deaths))))
-    client = ReplicaClient(ServingConfig())
+    handle, client = sums(None, dead("a"), dead("b")), ReplicaClient(ServingConfig())
     for _ in range(2):
         assert [piece async for piece in client.stream(SUMS, TEXT, "a")] == [Failed(kills=True)]
     assert len(handle.calls) == 2
 
 
-async def test_an_unavailable_student_gets_503(handles: dict[str, FakeHandle]) -> None:
-    handles["raystill-student-sums"] = FakeHandle(lambda _: raise_or_return(UnavailableError("sums")))
+async def test_an_unavailable_student_gets_503(sums: Callable[..., FakeHandle]) -> None:
+    sums(None, UnavailableError("sums"))
     with pytest.raises(ApiError, match="model sums is unavailable"):
         await ReplicaClient(ServingConfig()).answer(SUMS, QUESTIONS, "a")
 
 
-async def test_a_full_queue_gets_503(handles: dict[str, FakeHandle]) -> None:
-    handles["raystill-student-sums"] = FakeHandle(lambda _: asyncio.Event().wait())
+async def test_a_full_queue_gets_503(sums: Callable[..., FakeHandle]) -> None:
+    sums(never)
     client = ReplicaClient(ServingConfig(max_queued_requests=2, max_batch_size=1))
     requests = [asyncio.create_task(client.answer(SUMS, QUESTIONS, "a")) for _ in range(6)]
     await idle()
@@ -222,8 +215,8 @@ async def test_a_full_queue_gets_503(handles: dict[str, FakeHandle]) -> None:
         request.cancel()
 
 
-async def test_calls_of_a_cancelled_request_are_cancelled(handles: dict[str, FakeHandle]) -> None:
-    handle = handles["raystill-student-sums"] = FakeHandle(lambda _: asyncio.Event().wait())
+async def test_calls_of_a_cancelled_request_are_cancelled(sums: Callable[..., FakeHandle]) -> None:
+    handle = sums(never)
     request = asyncio.create_task(ReplicaClient(ServingConfig()).answer(SUMS, QUESTIONS * 2, "a"))
     await idle()
     request.cancel()
@@ -233,8 +226,35 @@ async def test_calls_of_a_cancelled_request_are_cancelled(handles: dict[str, Fak
     assert sum(map(len, handle.calls)) == 2
 
 
-async def test_a_late_answer_gets_504(handles: dict[str, FakeHandle]) -> None:
-    handles["raystill-student-sums"] = FakeHandle(lambda _: asyncio.Event().wait())
+async def test_a_late_answer_gets_504(sums: Callable[..., FakeHandle]) -> None:
+    sums(never)
     with pytest.raises(ApiError, match=r"model sums did not answer within 0\.01 s") as raised:
         await ReplicaClient(ServingConfig(request_timeout_s=0.01)).answer(SUMS, QUESTIONS, "a")
     assert raised.value.status_code == 504
+
+
+@pytest.mark.parametrize("ending", ["error", "cancelled"])
+async def test_a_request_that_ends_early_frees_its_places(handles: dict[str, FakeHandle], ending: str) -> None:
+    """Also those of slices that have just been sent. Requests behind it keep their turns."""
+    failing = ending == "error"
+
+    async def answer(texts: list[str]) -> Batch[Any]:
+        for _ in range(len(handle.calls) % 4):
+            await asyncio.sleep(0)
+        if failing:
+            raise UnavailableError("sums")
+        return batch(*[REPLY] * len(texts), computed=4)
+
+    handle = handles["raystill-student-sums"] = FakeHandle(answer)
+    client, many = ReplicaClient(ServingConfig(max_batch_size=4)), [Question("one", bulk=True)] * 60
+    for steps in range(20):
+        requests = [asyncio.create_task(client.answer(SUMS, many, name)) for name in "abc"]
+        for request in requests if ending == "cancelled" else ():
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            request.cancel()
+        ended = await asyncio.gather(*requests, return_exceptions=True)
+        assert {type(end) for end in ended} == {ApiError if failing else asyncio.CancelledError}
+    failing = False
+    async with asyncio.timeout(10.0):
+        assert await client.answer(SUMS, many, "a") == [REPLY] * 60

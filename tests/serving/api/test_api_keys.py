@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from ray.serve.exceptions import RayServeException
@@ -20,9 +21,7 @@ from serving.api.key_limits import KeyLimits, LimitCounter, SharedLimits
 from tests.support.clock import Clock
 
 
-def ring(
-    file: Path | None = None, clock: Clock | None = None, limits: KeyLimits | None = None, **config: Any
-) -> KeyRing:
+def ring(file: Path | None = None, clock: Any = None, limits: KeyLimits | None = None, **config: Any) -> KeyRing:
     config |= {"file": str(file)} if file else {}
     return KeyRing(KeysConfig(**config), limits, clock=clock or Clock())
 
@@ -44,27 +43,11 @@ def refusal(keys: KeyRing, authorization: str | None) -> ApiError:
     return caught.value
 
 
-def replace(file: Path, text: str) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(text)
-    os.replace(new, file)
-
-
 def accepted(keys: KeyRing, key: str, times: int) -> int:
     """How many requests of a key are within its limit."""
-
-    async def check_all() -> list[str]:
-        refused = []
-        for _ in range(times):
-            try:
-                await keys.check(f"Bearer {key}")
-            except ApiError as error:
-                refused.append(error.code)
-        return refused
-
-    refused = asyncio.run(check_all())
-    assert set(refused) <= {"rate_limited"}
-    return times - len(refused)
+    found = names(keys, *[key] * times)
+    assert set(found) <= {"shop", "nightly", "rate_limited"}
+    return times - found.count("rate_limited")
 
 
 # As `new_key` makes them, but constant, as test ids contain them.
@@ -97,19 +80,13 @@ def test_an_endpoint_without_keys_is_open() -> None:
     assert [asyncio.run(ring().check(header)) for header in (None, "Bearer whatever")] == [None, None]
 
 
-def test_keys_are_random_and_lines_hold_their_hash() -> None:
-    keys = {new_key() for _ in range(100)}
-    assert len(keys) == 100
-    assert all(key.startswith("rs-") and len(key) == 46 for key in keys)
-    assert key_line("shop", SHOP, 60) == f"shop sha256:{hashlib.sha256(SHOP.encode()).hexdigest()} 60"
-
-
 @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}", "Bearer {}  "])
 def test_a_key_is_accepted_under_its_name(file: Path, form: str) -> None:
     keys = ring(file)
     assert not keys.open
     assert asyncio.run(keys.check(form.format(SHOP))) == "shop"
     assert names(keys, NIGHTLY, new_key()) == ["nightly", None]
+    assert key_line("shop", SHOP, 60) == f"shop sha256:{hashlib.sha256(SHOP.encode()).hexdigest()} 60"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +106,6 @@ def test_a_key_is_accepted_under_its_name(file: Path, form: str) -> None:
     ],
 )  # fmt: skip
 def test_a_missing_or_wrong_key_gets_401(file: Path, authorization: str | None, code: str) -> None:
-    """The message never repeats it."""
     error = refusal(ring(file), authorization)
     assert (error.status_code, error.code) == (401, code)
     assert "Authorization: Bearer KEY" in error.message
@@ -181,15 +157,13 @@ def test_an_unusable_file_fails_the_start(tmp_path: Path) -> None:
     paths["binary"].write_bytes(b"\xff\xfe")
     paths["large"].write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     os.mkfifo(paths["pipe"])
-    for path, rule in [
-        (paths["binary"], "not UTF-8"),
-        (paths["large"], "larger than 1,048,576 bytes"),
-        (paths["missing"], r"cannot be read \(No such file or directory\).*raystill key NAME --file"),
-        (tmp_path, "not a regular file"),
-        (paths["pipe"], "not a regular file"),
-    ]:
+    missing = r"cannot be read \(No such file or directory\).*raystill key NAME --file"
+    rules = {"binary": "not UTF-8", "large": "larger than 1,048,576", "missing": missing, "pipe": "not a regular file"}
+    for name, rule in rules.items():
         with pytest.raises(UserError, match=rule):
-            ring(path)
+            ring(paths[name])
+    with pytest.raises(UserError, match="not a regular file"):
+        ring(tmp_path)
     with pytest.raises(UserError, match="No such file"):
         KeyRing(KeysConfig(file=""))
 
@@ -201,28 +175,22 @@ def test_a_variable_adds_keys(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert names(keys, one, two, SHOP, "two") == ["one", "two", "shop", None]
     assert one not in repr(vars(keys))
     monkeypatch.setenv("KEYS", f"shop={one}")
-    match = r"keys.txt line 3: it has the same name as environment variable KEYS pair 1"
-    with pytest.raises(UserError, match=match):
+    with pytest.raises(UserError, match=r"keys.txt line 3: it has the same name as environment variable KEYS pair 1"):
         ring(file, variable="KEYS")
-
-
-@pytest.mark.parametrize("value", [None, "", "  "])
-def test_an_empty_variable_does_not_open_the_endpoint(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
-    monkeypatch.delenv("KEYS", raising=False)
-    if value is not None:
+    for variable, value in (("KEYS", ""), ("KEYS", "  "), ("NOT_SET", "")):
         monkeypatch.setenv("KEYS", value)
-    with pytest.raises(UserError, match=r"KEYS: .*empty or not set"):
-        ring(variable="KEYS")
+        with pytest.raises(UserError, match=rf"{variable}: .*empty or not set"):
+            ring(variable=variable)
 
 
 def test_a_change_of_the_file_revokes_and_adds_keys(file: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unchanged file is not read again."""
     keys, added = ring(file, clock), new_key()
     with monkeypatch.context() as patch:
         patch.setattr("serving.api.api_keys.parse_keys", lambda *_: pytest.fail("it was read"))
         for clock.now in (2.0, 4.0, 6.0):
             assert names(keys, SHOP) == ["shop"]
-    replace(file, f"{key_line('nightly', NIGHTLY)}\n{key_line('added', added)}\n")
+    (new := file.with_suffix(".new")).write_text(f"{key_line('nightly', NIGHTLY)}\n{key_line('added', added)}\n")
+    os.replace(new, file)
     clock.now = 6.9  # read at most once a second
     assert names(keys, SHOP, NIGHTLY, added) == ["shop", "nightly", None]
     clock.now = 7.0
@@ -259,11 +227,8 @@ def test_an_invalid_file_locks_nobody_out(
     file.rmdir()
     file.write_text(key_line("nightly", NIGHTLY))
 
-    def refuse(*_: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
     with monkeypatch.context() as patch:
-        patch.setattr("builtins.open", refuse)
+        patch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
         reloads_log("Permission denied")
     # A changed mode changes neither size nor time of the file.
     clock.now += 1
@@ -271,7 +236,6 @@ def test_an_invalid_file_locks_nobody_out(
 
 
 def test_each_key_has_its_own_limit(file: Path, wall: Clock) -> None:
-    """Refused keys use up no limit."""
     file.write_text(f"{key_line('shop', SHOP, 5)}\n{key_line('nightly', NIGHTLY)}\n")
     keys = ring(file, requests_per_minute=3)
     assert names(keys, "unknown") == [None]
@@ -299,7 +263,7 @@ def test_retry_after_waits_for_the_oldest_use(file: Path, wall: Clock) -> None:
 def test_counts_survive_a_change_of_the_file(file: Path, clock: Clock, wall: Clock) -> None:
     keys = ring(file, clock, requests_per_minute=4)
     assert accepted(keys, SHOP, 3) == 3
-    replace(file, key_line("shop", SHOP))
+    file.write_text(key_line("shop", SHOP))
     clock.now = 1
     assert names(keys, NIGHTLY) == [None]
     assert accepted(keys, SHOP, 3) == 1
@@ -313,56 +277,42 @@ def test_ingress_replicas_share_a_limit(file: Path, wall: Clock, counter: LimitC
     assert refusal(shared[0], f"Bearer {SHOP}").message == "key shop allows 9 requests per minute; try again in 60 s"
 
 
-def test_ingress_replicas_share_inputs_and_tokens(file: Path) -> None:
-    limits = SharedLimits(handle_of(LimitCounter()), 2)
-    inputs = [ring(file, limits=limits, inputs_per_minute=10) for _ in range(2)]
-    tokens = [ring(file, limits=limits, tokens_per_minute=100) for _ in range(2)]
-
-    async def use() -> list[str]:
-        found = [await used_up(inputs[0], 6), await used_up(inputs[1], 4), await used_up(inputs[0], 1)]
-        return [*found, await used_up(tokens[0], 1, 500), await used_up(tokens[1], 1)]
-
-    found = asyncio.run(use())
-    assert [bool(message) for message in found] == [False, False, True, False, True]
-    assert "allows 10 inputs" in found[2]
-    assert "allows 100 tokens" in found[4]
-
-
 def handle_of(counter: LimitCounter | None) -> Any:
     """Serve's handle of a counter; of None: one that fails."""
-
-    def method(name: str) -> Any:
-        async def remote(*args: Any) -> Any:
-            if counter is None:
-                raise RayServeException("no replica")
-            return await getattr(counter, name)(*args)
-
-        return SimpleNamespace(remote=remote)
-
-    return SimpleNamespace(count=method("count"), spend=method("spend"))
+    failing = AsyncMock(side_effect=RayServeException("no replica"))
+    methods = {name: getattr(counter, name) if counter else failing for name in ("count", "spend")}
+    return SimpleNamespace(**{name: SimpleNamespace(remote=method) for name, method in methods.items()})
 
 
-async def used_up(keys: KeyRing, inputs: int, tokens: int = 0) -> str:
-    """Message of the refusal of one request; empty if it is admitted."""
-    try:
-        await keys.admit("shop", inputs)
-    except ApiError as error:
-        return f"{error.status_code} {error.code}: {error.message}"
-    await keys.spend("shop", tokens)
-    return ""
+def used_up(*requests: tuple[KeyRing, int, int]) -> list[str]:
+    """Message of the refusal of each request, of (keys, inputs, tokens); empty if it is admitted."""
+
+    async def one(keys: KeyRing, inputs: int, tokens: int) -> str:
+        try:
+            await keys.admit("shop", inputs)
+        except ApiError as error:
+            return f"{error.status_code} {error.code}: {error.message}"
+        await keys.spend("shop", tokens)
+        return ""
+
+    async def all_of_them() -> list[str]:
+        return [await one(*request) for request in requests]
+
+    return asyncio.run(all_of_them())
 
 
 def test_inputs_and_tokens_have_limits(file: Path) -> None:
-    """A request of more inputs than the limit takes a whole minute. A request below the limit of tokens is answered whole."""
-    keys = ring(file, inputs_per_minute=10, tokens_per_minute=1000)
-
-    async def use() -> list[str]:
-        found = [await used_up(keys, inputs) for inputs in (4, 6, 1)]
-        other = ring(file, inputs_per_minute=10, tokens_per_minute=1000)
-        found += [await used_up(other, 1, 999), await used_up(other, 1, 5000), await used_up(other, 1)]
-        return [*found, await used_up(ring(file, inputs_per_minute=10), 500), await used_up(ring(file), 10**6, 10**9)]
-
-    found = asyncio.run(use())
+    first, other = (ring(file, inputs_per_minute=10, tokens_per_minute=1000) for _ in range(2))
+    whole, free = ring(file, inputs_per_minute=10), ring(file)
+    found = used_up(*((first, inputs, 0) for inputs in (4, 6, 1)), (other, 1, 999), (other, 1, 5000), (other, 1, 0),
+                    (whole, 500, 0), (free, 10**6, 10**9))  # fmt: skip
     assert [bool(message) for message in found] == [False, False, True, False, False, True, False, False]
     assert found[2].startswith("429 rate_limited: key shop allows 10 inputs per minute; try again in ")
     assert found[5].startswith("429 rate_limited: key shop allows 1,000 tokens per minute; try again in ")
+    limits = SharedLimits(handle_of(LimitCounter()), 2)
+    inputs = [ring(file, limits=limits, inputs_per_minute=10) for _ in range(2)]
+    tokens = [ring(file, limits=limits, tokens_per_minute=100) for _ in range(2)]
+    found = used_up((inputs[0], 6, 0), (inputs[1], 4, 0), (inputs[0], 1, 0), (tokens[0], 1, 500), (tokens[1], 1, 0))
+    assert [bool(message) for message in found] == [False, False, True, False, True]
+    assert "allows 10 inputs" in found[2]
+    assert "allows 100 tokens" in found[4]

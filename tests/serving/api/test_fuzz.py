@@ -94,7 +94,6 @@ for name, path in PATHS.items():
 
 
 def test_every_path_was_called_with_many_outcomes() -> None:
-    """The requests above reach the students, and each check in front of them."""
     assert sorted(schema.raw_schema["paths"]) == sorted(PATHS.values())
     for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
         assert {200, 400, 404, 422} <= {status for called, status in ANSWERS if called == path}, ANSWERS

@@ -32,7 +32,8 @@ UNREADABLE = (
     b'{"inputs": ' + b"[" * 4000 + b"]" * 4000 + b"}",
 )  # fmt: skip
 WRONG = [
-    *[(body, None) for body in (b'["a"]', b'"text"')],
+    (b'["a"]', None),
+    (b'"text"', None),
     *[(body, "inputs") for body in (b'{"rationale": false}', b'{"inputs": "one"}', b'{"inputs": []}')],
     (b'{"inputs": ["one", 2]}', "inputs[1]"),
     (b'{"inputs": ["one"], "rationale": "yes"}', "rationale"),
@@ -41,22 +42,16 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "code", "param"),
-    [
-        *[(path, body, "invalid_json", None) for path in PATHS for body in UNREADABLE],
-        *[("predict", body, "invalid_request", param) for body, param in WRONG],
-    ],
-)  # fmt: skip
-def test_an_invalid_body_gets_400(
-    client: TestClient, students: FakeStudents, path: str, body: bytes, code: str, param: str | None
-) -> None:
-    error_of(client.post(f"/v1/{path}", content=body), 400, code, param)
+@pytest.mark.parametrize("path", PATHS)
+def test_an_invalid_body_gets_400(client: TestClient, students: FakeStudents, path: str) -> None:
+    for body in UNREADABLE:
+        error_of(client.post(f"/v1/{path}", content=body), 400, "invalid_json")
+    for body, param in WRONG if path == "predict" else ():
+        error_of(client.post("/v1/predict", content=body), 400, "invalid_request", param)
     assert students.questions == students.requests == []
 
 
 def test_other_bodies_are_read_or_explained(client: TestClient, students: FakeStudents) -> None:
-    """The last of duplicate keys counts. A body of another content type is not read."""
     body = b'{"inputs": ["one"], "model": "plain", "inputs": ["two"], "model": "sums"}'
     assert client.post("/v1/predict", content=body).json()["model"] == "sums"
     assert students.questions == [("sums", [Question("two")])]
@@ -110,7 +105,6 @@ STRANGE = {
 @pytest.mark.parametrize("name", STRANGE)
 @pytest.mark.parametrize("path", PATHS)
 def test_a_strange_body_is_answered_in_few_words(students: FakeStudents, path: str, name: str) -> None:
-    """Each route gets the keys that it knows."""
     known = {"predict": PredictRequest, "completions": CompletionRequest}.get(path, ChatRequest).model_fields
     body = {key: value for key, value in STRANGE[name].items() if key in known}
     response = client_of([card("sums")], students).post(f"/v1/{path}", json=body)

@@ -35,9 +35,8 @@ def client(students: FakeStudents) -> TestClient:
         card("sums", provenance=PROVENANCE),
         card("plain", method="finetune"),
         card("texts", method="rationale-then-label"),
-        card("pairs", task=TaskSpec("pair.py", {}, PAIR_TASK)),
     ]
-    return client_of(cards, students, SETTINGS)
+    return client_of([*cards, card("pairs", task=TaskSpec("pair.py", {}, PAIR_TASK))], students, SETTINGS)
 
 
 def predict(client: TestClient, **body: Any) -> Any:
@@ -61,26 +60,22 @@ def test_inputs_are_answered_in_order_with_usage(client: TestClient, students: F
 
 
 def test_a_requested_rationale_counts_in_usage(client: TestClient, students: FakeStudents) -> None:
-    """A text of rationale and label is split into both."""
     label = {"label": "4 - 1", "value": "3", "confidence": 0.75, "readable": True}
     body = predict(client, model="sums", inputs=["one"], rationale=True).json()
     assert body["predictions"] == [label | {"rationale": "because"}]
     assert body["usage"] == {"prompt_tokens": 22, "completion_tokens": 6, "total_tokens": 28}
     students.labels = {"one": "Anne gives 1 away. The answer is (4 - 1).", "two": "no idea"}
     assert predict(client, model="texts", inputs=["one"]).json()["predictions"] == [label]
+    unreadable = {"label": "no idea", "confidence": 0.75, "readable": False}
     found = predict(client, model="texts", inputs=["one", "two"], rationale=True).json()["predictions"]
-    assert found == [
-        label | {"rationale": "Anne gives 1 away."},
-        {"label": "no idea", "confidence": 0.75, "readable": False},
-    ]
+    assert found == [label | {"rationale": "Anne gives 1 away."}, unreadable]
 
 
 def test_a_question_carries_its_closed_label_set(students: FakeStudents) -> None:
-    choice = TaskSpec("multiple-choice")
-    cards = [card("choices", task=choice), card("texts", task=choice, method="rationale-then-label")]
-    cards.append(card("nli", task=TaskSpec("nli")))
+    choice, nli = TaskSpec("multiple-choice"), card("nli", task=TaskSpec("nli"))
+    cards = [card("choices", task=choice), card("texts", task=choice, method="rationale-then-label"), nli]
     client = client_of(cards, students, SETTINGS)
-    assert predict(client_of(cards[2:], students), inputs=["a"]).json()["model"] == "nli", "the only one needs no name"
+    assert predict(client_of([nli], students), inputs=["a"]).json()["model"] == "nli", "the only one needs no name"
     students.questions.clear()
     fields = {"question": "Where?", "choices": ["river", "sea"]}
     for name in ("choices", "texts"):
@@ -95,11 +90,9 @@ def test_a_question_carries_its_closed_label_set(students: FakeStudents) -> None
 
 def test_a_constrained_endpoint_needs_the_choices(students: FakeStudents) -> None:
     client = client_of([card("choices", task=TaskSpec("multiple-choice"))], students, ServingConfig(constrained=True))
-    fields = {"question": "Where?", "choices": ["sea", "river"]}
-    assert predict(client, inputs=[fields]).status_code == 200
-    assert "names no labels to choose from" in error_of(
-        predict(client, inputs=["Where?"]), 422, "no_label_set", "inputs[0]"
-    )
+    assert predict(client, inputs=[{"question": "Where?", "choices": ["sea", "river"]}]).status_code == 200
+    error = error_of(predict(client, inputs=["Where?"]), 422, "no_label_set", "inputs[0]")
+    assert "names no labels to choose from" in error
     assert client.get("/v1/models").json()["data"][0]["constrained"] is True
 
 
@@ -112,11 +105,14 @@ def test_task_fields_become_the_input_of_training(client: TestClient, students: 
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PUT", "CONNECT", "PROPFIND"])
-def test_other_methods_are_refused(client: TestClient, method: str) -> None:
+def test_other_paths_and_methods_are_refused(client: TestClient, method: str) -> None:
     for path in ("/", "/healthz", "/v1/predict", "/v1/models"):
         assert client.request(method, path).status_code == 405
     long = client.request(method, "/" + "a" * 20_000)
     assert (long.status_code, len(long.content) < 1000) == (404, True)
+    error_of(client.get("/v1/nothing"), 404, "not_found")
+    error_of(response := client.get("/v1/predict"), 405, "method_not_allowed")
+    assert response.headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize(
@@ -125,11 +121,8 @@ def test_other_methods_are_refused(client: TestClient, method: str) -> None:
         *[
             ({"model": "pairs", "inputs": [given]}, 422, "invalid_field", "inputs[0]", f"field {rule}")
             for given, rule in [
-                ({"left": "a"}, "`right` is missing or null, must be text"),
-                ({"left": "a", "right": ["b"]}, "`right` is a list, must be text"),
-                ({"left": "  ", "right": "b"}, "`left` is empty"),
-                ("", "`input` is empty"),
-                ("a\x00b", "`input` holds a NUL character"),
+                ({"left": "a"}, "`right` is missing or null"), ({"left": "a", "right": ["b"]}, "`right` is a list, must be text"),
+                ({"left": "  ", "right": "b"}, "`left` is empty"), ("", "`input` is empty"), ("a\x00b", "`input` holds a NUL character"),
             ]
         ],
         *[
@@ -157,11 +150,10 @@ def test_a_bad_input_costs_only_its_own_answer(client: TestClient, students: Fak
     body = response.json()
     assert [prediction.get("label") for prediction in body["predictions"]] == [None, "4 - 1", None, None]
     assert body["failed"] == 3
-    errors = [prediction.get("error") for prediction in body["predictions"]]
-    too_long = [("input_too_long", f"inputs[{number}]") for number in (2, 3)]
-    found = [error and (error["code"], error["param"]) for error in errors]
-    assert found == [("invalid_field", "inputs[0]"), None, *too_long]
-    assert errors[3]["message"].startswith("inputs[3] has 3,000 characters, the limit is 2,048")
+    errors = [prediction["error"] for prediction in body["predictions"] if "error" in prediction]
+    codes = {"inputs[0]": "invalid_field", "inputs[2]": "input_too_long", "inputs[3]": "input_too_long"}
+    assert {error["param"]: error["code"] for error in errors} == codes
+    assert errors[2]["message"].startswith("inputs[3] has 3,000 characters, the limit is 2,048")
     assert [question.text for _, sent in students.questions for question in sent] == ["left: a right: b", "b" * 600]
     assert body["usage"]["prompt_tokens"] == 10
     error_of(predict(client, model="pairs", inputs=[{"left": "a"}, "b" * 600]), 422, "invalid_field", "inputs[0]")
@@ -182,7 +174,6 @@ def test_an_input_that_failed_in_the_engine_has_an_error(client: TestClient, stu
 
 
 def test_large_requests_are_bulk(students: FakeStudents, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So are those that say so. A client is a key, or an address without keys."""
     client = client_of([card("sums")], students)
     for body in ({"inputs": ["a"] * 8}, {"inputs": ["a"] * 9}, {"inputs": ["a"], "priority": "bulk"}):
         assert predict(client, **body).status_code == 200
@@ -202,7 +193,6 @@ def test_large_requests_are_bulk(students: FakeStudents, monkeypatch: pytest.Mon
 
 
 def test_errors_of_the_students_reach_the_client(client: TestClient, students: FakeStudents) -> None:
-    """A fault shows no detail."""
     message = error_of(predict(client, model="sums", inputs=["b" * 600]), 422, "input_too_long", "inputs[0]")
     assert message == "inputs[0] has 1,234 tokens, model sums reads at most 64"
     students.failure = ApiError(503, "queue_full", "the queue of model sums is full", retry_after_s=2)
@@ -258,13 +248,6 @@ def test_a_key_is_checked_before_the_body_is_read(students: FakeStudents, monkey
     assert asyncio.run(post(app, [], *headers)) == (401, "invalid_key")
 
 
-def test_unknown_paths_and_methods_get_404_and_405(client: TestClient) -> None:
-    error_of(client.get("/v1/nothing"), 404, "not_found")
-    response = client.get("/v1/predict")
-    error_of(response, 405, "method_not_allowed")
-    assert response.headers["allow"] == "POST"
-
-
 def test_models_show_provenance_and_engine(client: TestClient, students: FakeStudents) -> None:
     listed = client.get("/v1/models").json()
     assert listed["object"] == "list"
@@ -283,16 +266,13 @@ def test_models_show_provenance_and_engine(client: TestClient, students: FakeStu
     assert client.get("/v1/models/sums").json()["engine"] == "transformers"
 
 
-def test_ready_means_that_a_student_can_answer(students: FakeStudents) -> None:
+def test_readiness_health_and_request_ids(students: FakeStudents) -> None:
     client = client_of([card("sums")], students)
     assert client.get("/readyz").json() == {"status": "ready"}
     students.able = False
     response = client.get("/readyz")
     assert (response.status_code, response.json()) == (503, {"status": "failing"})
     assert client_of([], students).get("/readyz").json() == {"status": "starting"}
-
-
-def test_health_and_request_ids(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/healthz", headers={"x-request-id": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"
     for hostile in ("a b", "x" * 65, "<script>", ""):

@@ -129,9 +129,7 @@ def test_applications_of_others_stay_and_are_not_awaited(serve_with: Callable[..
         ({"request_timeout_s": 121.0}, "request_timeout_s 121: .* ends requests after 125 s. Set at most 120"),
     ],
 )
-def test_a_running_serve_keeps_its_address(
-    serve_with: Callable[..., FakeController], settings: dict[str, Any], match: str
-) -> None:
+def test_a_running_serve_keeps_its_address(serve_with: Callable[..., Any], settings: Any, match: str) -> None:
     controller = serve_with(*applications("a"), wait=lambda _: pytest.fail("something started"))
     with pytest.raises(UserError, match=match):
         serve_students({"a": "/s/a"}, ServingConfig(**settings))
@@ -175,13 +173,10 @@ def test_what_cannot_start_is_refused_first(monkeypatch: pytest.MonkeyPatch, tmp
 INGRESS, *REPLICAS = APPLICATIONS
 
 
-@pytest.mark.parametrize(
-    ("others", "after"), [([], 3), (["shop"], 3), ([], 10**9)], ids=["alone", "beside others", "late"]
-)
+@pytest.mark.parametrize(("others", "after"), [([], 3), (["shop"], 3), ([], 10**9)], ids=["alone", "beside", "late"])
 def test_the_ingress_ends_before_the_students(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: list[str], after: int
 ) -> None:
-    """An application that does not end in time is printed, and delays nothing."""
     serve = EndingServe(monkeypatch, after, *APPLICATIONS, *others)
     Endpoint("http://x", ("a", "b"), drain_s=0.01 if after > 3 else 60.0).shutdown()
     assert serve.calls == [[INGRESS], REPLICAS, *([] if others else [["all of Serve"]])]
@@ -238,9 +233,7 @@ def test_a_second_attempt_of_the_ingress_may_succeed(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("states", [{"raystill": ("DEPLOY_FAILED", "Traceback:\n  its weights lack lm_head\n")}, {}])
-def test_an_application_that_fails_or_hangs_is_reported(
-    monkeypatch: pytest.MonkeyPatch, states: dict[str, tuple[str, str]]
-) -> None:
+def test_an_application_that_fails_or_hangs_is_reported(monkeypatch: pytest.MonkeyPatch, states: Any) -> None:
     found = {
         name: SimpleNamespace(status=SimpleNamespace(value=value), message=message, deployments={})
         for name, (value, message) in states.items()

@@ -16,13 +16,14 @@ from tests.support.tiny_students import copy_with_details, write_student
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only"))
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("students")
+    return {kind: str(write_student(root / kind, kind)) for kind in ("decoder-only", "encoder-decoder")}
 
 
-@pytest.fixture(scope="module")
-def t5(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_student(tmp_path_factory.mktemp("students") / "student", "encoder-decoder"))
+@pytest.fixture
+def folder(folders: dict[str, str]) -> str:
+    return folders["decoder-only"]
 
 
 def content(folder: str) -> str:
@@ -35,7 +36,8 @@ def applications(
     return {one.name: one for one in endpoint_config(students, ServingConfig(**settings), split).applications}
 
 
-def test_each_student_is_an_application(folder: str, t5: str) -> None:
+def test_each_student_is_an_application(folders: dict[str, str]) -> None:
+    folder, t5 = folders.values()
     serving = ServingConfig(keys=KeysConfig(file="keys"), port=8123, max_batch_size=4)
     students = {"a@1": folder, "a@2": folder, "b": t5}
     document: Any = as_document(endpoint_config(students, serving, {"a": {"2": 10.0}}))
@@ -43,11 +45,8 @@ def test_each_student_is_an_application(folder: str, t5: str) -> None:
     found = {application["name"]: application for application in document["applications"]}
     assert list(found) == ["raystill", "raystill-student-a@1", "raystill-student-a@2", "raystill-student-b"]
     assert [application["route_prefix"] for application in found.values()] == ["/", None, None, None]
-    user_config = {
-        "students": students,
-        "fingerprints": {name: content(folder) for name, folder in students.items()},
-        "split": {"a": {"2": 10.0}},
-    }
+    fingerprints = {name: content(folder) for name, folder in students.items()}
+    user_config = {"students": students, "fingerprints": fingerprints, "split": {"a": {"2": 10.0}}}
     assert found["raystill"]["deployments"] == [{"name": "ingress", "user_config": user_config}]
     assert set(found["raystill-student-b"]["args"]) == {"student", "folder", "fingerprint", "serving"}
     assert document["http_options"] == {"host": "127.0.0.1", "port": 8123, "request_timeout_s": 125.0}
@@ -57,10 +56,10 @@ def test_each_student_is_an_application(folder: str, t5: str) -> None:
     assert (options["ssl_certfile"], options["ssl_keyfile"]) == ("/tls/crt", "/tls/key")
 
 
-def test_students_may_share_an_application(folder: str, t5: str) -> None:
-    found = applications({"a": folder, "b": t5}, students_per_replica=1)
+def test_students_may_share_an_application(folders: dict[str, str]) -> None:
+    found = applications(folders, students_per_replica=1)
     assert list(found) == ["raystill", "raystill-students"]
-    assert found["raystill-students"].args["students"] == {"a": folder, "b": t5}
+    assert found["raystill-students"].args["students"] == folders
     app.shared(found["raystill-students"].args)
 
 
@@ -77,17 +76,14 @@ def test_proxies_of_all_nodes_need_a_reachable_host(folder: str, host: str) -> N
         assert (config.http_options.host, config.proxy_location) == (reachable, "EveryNode")
 
 
-def test_a_change_restarts_only_what_it_concerns(folder: str, t5: str) -> None:
+def test_a_change_restarts_only_what_it_concerns(folder: str) -> None:
     """Serve restarts an application if its args change."""
     one = applications({"a@1": folder})
-    two = applications(
-        {"a@1": folder, "a@2": folder}, {"a": {"2": 10.0}}, keys=KeysConfig(file="keys"), access_log=True
-    )
-    assert one["raystill-student-a@1"] == two["raystill-student-a@1"]
-    assert one["raystill-student-a@1"] == applications({"a@1": folder}, task_code=True)["raystill-student-a@1"]
-    assert one["raystill-student-a@1"] != applications({"a@1": folder}, weights="bfloat16")["raystill-student-a@1"]
-    split = applications({"a@1": folder, "a@2": folder}, {"a": {"2": 10.0}})
-    assert split["raystill"].args == one["raystill"].args
+    both, split, student = {"a@1": folder, "a@2": folder}, {"a": {"2": 10.0}}, "raystill-student-a@1"
+    assert one[student] == applications(both, split, keys=KeysConfig(file="keys"), access_log=True)[student]
+    assert one[student] == applications({"a@1": folder}, task_code=True)[student]
+    assert one[student] != applications({"a@1": folder}, weights="bfloat16")[student]
+    assert applications(both, split)["raystill"].args == one["raystill"].args
 
 
 def test_a_student_trained_again_is_a_change(tmp_path: Path) -> None:
@@ -131,7 +127,7 @@ def test_the_key_file_gets_an_absolute_path(folder: str, tmp_path: Path, monkeyp
 def built(folder: str, **settings: Any) -> tuple[Any, Any]:
     """The deployments of ingress and student."""
     found = applications({"a": folder}, **settings)
-    bound = (app.ingress(found["raystill"].args), app.student(found["raystill-student-a"].args))
+    bound = app.ingress(found["raystill"].args), app.student(found["raystill-student-a"].args)
     return bound[0]._bound_deployment, bound[1]._bound_deployment
 
 
@@ -159,12 +155,9 @@ def test_several_ingress_replicas_have_one_counter(folder: str) -> None:
     for replicas, keys, counters in ((1, {"file": "keys"}, 0), (2, {}, 0), (2, {"file": "keys"}, 1)):
         ingress, _ = built(folder, ingress_replicas=replicas, keys=KeysConfig(**keys))
         assert len(ingress.init_args[1:]) == counters
-
-
-@pytest.mark.parametrize("limit", [None, 1])
-def test_replicas_per_node_are_limited(folder: str, limit: int | None) -> None:
-    for deployment in built(folder, max_replicas_per_node=limit, ingress_replicas=2):
-        assert deployment._replica_config.max_replicas_per_node == limit
+    for limit in (None, 1):
+        found = built(folder, max_replicas_per_node=limit, ingress_replicas=2)
+        assert [one._replica_config.max_replicas_per_node for one in found] == [limit] * 2
 
 
 @pytest.mark.parametrize(
@@ -182,11 +175,8 @@ def test_invalid_args_are_refused(args: dict[str, Any], match: str) -> None:
         app.student(args)
 
 
-def test_free_labels_cannot_be_constrained(folder: str) -> None:
-    with pytest.raises(UserError, match=r"serving\.constrained true: the labels of task arithmetic are free"):
-        endpoint_config({"sums": folder}, ServingConfig(constrained=True))
-
-
-def test_a_name_with_and_without_versions_is_refused(folder: str) -> None:
+def test_impossible_students_are_refused(folder: str) -> None:
     with pytest.raises(UserError, match="student a: one student has this name, and others are versions of it"):
         applications({"a": folder, "a@1": folder})
+    with pytest.raises(UserError, match=r"serving\.constrained true: the labels of task arithmetic are free"):
+        applications({"sums": folder}, constrained=True)

@@ -14,10 +14,8 @@ def tokenizer() -> Any:
 
 
 def sent(tokenizer: Any, text: str, stop: tuple[str, ...] = (), *, ended: bool = True) -> tuple[list[str], Detokenizer]:
-    so_far = Detokenizer(tokenizer, stop)
-    ids = [*tokenizer(text)["input_ids"], *([tokenizer.eos_token_id] if ended else [])]
-    pieces = []
-    for token in ids:
+    so_far, pieces = Detokenizer(tokenizer, stop), list[str]()
+    for token in [*tokenizer(text)["input_ids"], *([tokenizer.eos_token_id] if ended else [])]:
         pieces.append(so_far.add(token))
         if so_far.stopped:
             break

@@ -101,7 +101,6 @@ async def test_only_a_batch_with_room_waits() -> None:
 
 
 async def test_a_batch_waits_for_clients_that_come_back() -> None:
-    """It starts when as many have arrived as were answered."""
     held = HeldBatches(8, wait_s=0.0)
     await held.submit(0)
     await held.submit(1, 2, 3)
@@ -117,9 +116,7 @@ async def test_a_batch_waits_for_clients_that_come_back() -> None:
     assert held.batches == [[0], [1, 2, 3], [4, 5, 6, 7]]
 
 
-@pytest.mark.parametrize(
-    ("every_s", "starts_after"), [(None, QUIET), (0.02, PATIENCE)], ids=["nobody comes back", "they keep coming"]
-)
+@pytest.mark.parametrize(("every_s", "starts_after"), [(None, QUIET), (0.02, PATIENCE)], ids=["quiet", "busy"])
 async def test_the_wait_for_answered_clients_is_limited(every_s: float | None, starts_after: float) -> None:
     held = HeldBatches(100)
     first = await held.submit(*range(50))
@@ -143,10 +140,9 @@ async def test_a_batch_holds_items_of_like_lengths() -> None:
     await held.submit(1, 2, steps=64)
     late = await held.submit(3, read=900, steps=64)
     await held.submit(4, steps=100)
-    await held.advance(1.0)
-    await held.end(0)
-    await held.advance(1.0)
-    await held.end(1)
+    for batch in (0, 1):
+        await held.advance(1.0)
+        await held.end(batch)
     await held.advance(1.0)
     assert held.batches == [[0], [1, 2, 4], [3]]
     await held.end(2)

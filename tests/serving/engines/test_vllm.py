@@ -3,10 +3,10 @@
 import asyncio
 import importlib.util
 import math
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -95,9 +95,8 @@ async def test_closed_labels_request_the_tokens_that_differ() -> None:
     assert (requested, only.label_log_prob) == ((0, None), 0.0)
     too_many, requested = await complete(*((token, end) for token in range(5, 5 + MAX_LOGPROB_TOKEN_IDS + 1)))
     assert len(requested[1]) <= MAX_LOGPROB_TOKEN_IDS, "two requests for one token each"
-    assert too_many.label_log_prob == pytest.approx(
-        -0.5 - math.log(math.exp(-0.5) + MAX_LOGPROB_TOKEN_IDS * math.exp(-2.0))
-    )
+    total = math.exp(-0.5) + MAX_LOGPROB_TOKEN_IDS * math.exp(-2.0)
+    assert too_many.label_log_prob == pytest.approx(-0.5 - math.log(total))
     assert too_many.ids == several.ids
 
 
@@ -122,45 +121,38 @@ def test_students_of_a_replica_share_its_gpu(students: int | None, share: float)
 
 
 def test_engine_args_and_several_gpus_reach_vllm() -> None:
-    student = card("sums", family="decoder-only")
-    serving = ServingConfig(gpus_per_replica=4, engine_args={"kv_cache_dtype": "fp8"})
-    arguments = engine_arguments(student, serving, "folder")
-    assert (arguments.tensor_parallel_size, arguments.distributed_executor_backend) == (4, "mp")
-    assert arguments.kv_cache_dtype == "fp8"
-    assert engine_arguments(student, ServingConfig(engine_args={"block_size": 64}), "folder").block_size == 64
+    def arguments(**settings: Any) -> Any:
+        return engine_arguments(card("sums", family="decoder-only"), ServingConfig(**settings), "folder")
+
+    several = arguments(gpus_per_replica=4, engine_args={"kv_cache_dtype": "fp8"})
+    assert (several.tensor_parallel_size, several.distributed_executor_backend) == (4, "mp")
+    assert several.kv_cache_dtype == "fp8"
+    assert arguments(engine_args={"block_size": 64}).block_size == 64
     for given, match in [
         ({"model": "other"}, "engine_args.model: other settings"), ({"tensor_parallel_size": 2}, "other settings"),
         ({"kv_cache_dtypes": "fp8"}, "vLLM has no such argument. Set kv_cache_dtype"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=match):
-            engine_arguments(student, ServingConfig(engine_args=given), "folder")
+            arguments(engine_args=given)
 
 
 class ProcessEnds(BaseException):
     """Instead of the end of this process."""
 
 
-async def test_the_process_ends_with_its_engine(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_process_ends_with_its_engine(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     """The ingress then calls another replica, and Serve starts a new one: no errors 500 until a health check."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    def end(code: int) -> None:
-        raise ProcessEnds(code)
-
-    monkeypatch.setattr(module.os, "_exit", end)
+    monkeypatch.setattr(module.os, "_exit", Mock(side_effect=ProcessEnds))
     engine, llm = vllm_engine()
     await engine.check_health()
     llm.error = EngineDeadError()
-    calls: list[Callable[[], Coroutine[Any, Any, Any]]] = [
-        lambda: engine.complete(REQUEST),
-        lambda: engine.write(TextRequest("4 apples", raw=False)),
-        engine.check_health,
-    ]
-    for call in calls:
-        with pytest.raises(ProcessEnds, match="1"):
-            await call()
+    request = TextRequest("4 apples", raw=False)
+    for call in (engine.complete(REQUEST), engine.write(request), engine.check_health()):
+        with pytest.raises(ProcessEnds):
+            await call
+    module.os._exit.assert_called_with(1)  # type: ignore[attr-defined]
     assert "engine has died" in capfd.readouterr().err
     await engine.close()
     assert llm.shut_down
