@@ -40,11 +40,8 @@ def tokenised(row: dict[str, str], tokenizer: Any, seq2seq: bool) -> dict[str, d
     for part in PARTS:
         prompt = tokenizer(f"[{part}] {row['input']}" + ("" if seq2seq else "\n"))["input_ids"]
         target = [*tokenizer(row[part], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        found[part] = (
-            {"input_ids": prompt, "labels": target}
-            if seq2seq
-            else {"input_ids": [*prompt, *target], "labels": [IGNORED] * len(prompt) + target}
-        )
+        ids, labels = (prompt, target) if seq2seq else ([*prompt, *target], [IGNORED] * len(prompt) + target)
+        found[part] = {"input_ids": ids, "labels": labels}
     return found
 
 
@@ -115,22 +112,16 @@ def main() -> None:
             optim="adamw_torch_fused", save_strategy="no", logging_steps=1,
             remove_unused_columns=False, dataloader_num_workers=4 if gpu else 0, disable_tqdm=True, use_cpu=not gpu, seed=0,
         )  # fmt: skip
-        trainer = TwoTasks(
-            model=model, args=arguments, train_dataset=data, data_collator=Collator(pad), callbacks=[clock]
-        )
+        parts = {"train_dataset": data, "data_collator": Collator(pad), "callbacks": [clock]}
+        trainer = TwoTasks(model=model, args=arguments, **parts)
         trainer.train()
     seconds = clock.ends[-1] - clock.ends[options.skip - 1]
     timed = options.steps - options.skip
     mean = sum(_real(row, config.is_encoder_decoder) for row in data) / len(data)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     print(json.dumps({
-        "tokens_per_s": mean * options.batch * timed / seconds,
-        "step_s": seconds / timed,
-        "examples_per_step": options.batch,
-        "tokens_per_example": mean,
+        "tokens_per_s": mean * options.batch * timed / seconds, "step_s": seconds / timed, "tokens_per_example": mean,
         "target_tokens_per_example": sum(_targets(row) for row in data) / len(data),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "losses": losses,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }))  # fmt: skip
 
 

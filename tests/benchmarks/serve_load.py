@@ -27,7 +27,7 @@ import psutil
 from pipelines.students.decoding import GenerationRequest, Student
 from tests.benchmarks.results import publish
 from tests.benchmarks.students import SHAPES, questions, student
-from tests.support.endpoints import free_port
+from tests.support.endpoints import free_port, wait_until
 
 NEW_TOKENS = 16
 
@@ -43,12 +43,10 @@ def server(
             env={**os.environ, "RAY_TMPDIR": sockets, "HF_HUB_OFFLINE": "1", **(environment or {})},
         )  # fmt: skip
         try:
-            deadline = time.monotonic() + 300
-            while not _answers(ready):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise SystemExit(f"{' '.join(arguments)} did not start:\n{log.read()[-3000:]}")
-                time.sleep(0.5)
+            wait_until(lambda: process.poll() is not None or _answers(ready), 300.0)
+            if process.poll() is not None:
+                log.seek(0)
+                raise SystemExit(f"{' '.join(arguments)} did not start:\n{log.read()[-3000:]}")
             yield psutil.Process(process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -113,9 +111,8 @@ def loaded(
     result = json.loads(client.stdout.read() if client.stdout else "{}")
     shares = {who: (value - before.get(who, 0.0)) / elapsed for who, value in cpu_seconds(root).items()}
     shares["load generator"] = used / elapsed
-    cores = ", ".join(
-        f"{who} {share:.2f}" for who, share in sorted(shares.items(), key=lambda s: -s[1]) if share >= 0.01
-    )
+    busy = sorted(((share, who) for who, share in shares.items() if share >= 0.01), reverse=True)
+    cores = ", ".join(f"{who} {share:.2f}" for share, who in busy)
     if result["failed"]:
         print(f"{name}, {clients} clients: {result['failed']} failed: {result['why']}", file=sys.stderr)
     row = {key: result[key] for key in ("requests_per_s", "p50_ms", "p95_ms", "p99_ms", "failed")}
@@ -190,9 +187,8 @@ def vllm_serve(folder: Path, texts: list[str], options: argparse.Namespace) -> l
             {"model": "student", "prompt": text, "max_tokens": NEW_TOKENS, "temperature": 0, "logprobs": 0}
             for text in prompts(texts, options)
         ]
-        return [
-            loaded("vllm serve", f"{url}/v1/completions", bodies, n, options.seconds, root) for n in options.clients
-        ]
+        url += "/v1/completions"
+        return [loaded("vllm serve", url, bodies, n, options.seconds, root) for n in options.clients]
 
 
 def plain(folder: Path, texts: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -204,10 +200,8 @@ def plain(folder: Path, texts: list[str], options: argparse.Namespace) -> list[d
     with server(arguments, f"{url}/openapi.json") as root:
         bodies = [{"text": text} for text in prompts(texts, options)]
         dtype = httpx.post(f"{url}/generate", json=bodies[0], timeout=300.0).raise_for_status().json()["dtype"]
-        return [
-            loaded(f"FastAPI + generate, {dtype}", f"{url}/generate", bodies, n, options.seconds, root)
-            for n in options.clients
-        ]
+        name, url = f"FastAPI + generate, {dtype}", f"{url}/generate"
+        return [loaded(name, url, bodies, n, options.seconds, root) for n in options.clients]
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -219,13 +213,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument(
-        "--also", nargs="*", default=[], choices=["int8", "bfloat16", "haproxy"],
-        help="also other weights, or HAProxy",
-    )  # fmt: skip
-    parser.add_argument("--gpu", action="store_true")
-    parser.add_argument(
-        "--weights", choices=["float32", "bfloat16"], default="float32", help="of all servers but FastAPI"
+        "--also", nargs="*", default=[], choices=["int8", "bfloat16", "haproxy"], help="further servers"
     )
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--weights", choices=["float32", "bfloat16"], default="float32", help="not of FastAPI")
     return parser.parse_args(given)
 
 
@@ -235,10 +226,9 @@ def main() -> None:
     texts = questions(options.data, 256)
     rows = endpoint("raystill serve", folder, texts, options, weights=options.weights)
     for other in options.also:
-        weights = options.weights if other == "haproxy" else other
-        rows += endpoint(
-            f"raystill serve, {other}", folder, texts, options, weights=weights, haproxy=other == "haproxy"
-        )
+        proxied = other == "haproxy"
+        given = {"weights": options.weights if proxied else other, "haproxy": proxied}
+        rows += endpoint(f"raystill serve, {other}", folder, texts, options, **given)
     if "t5" in options.student:
         engine = bare_engine(folder, options)
         rows += [bare(engine, texts, n, options.seconds) for n in options.clients]

@@ -65,9 +65,8 @@ async def step(timeline: Timeline, url: str, clients: int, seconds: float) -> No
     async def client() -> None:
         async with httpx.AsyncClient(timeout=180.0) as http:
             while (sent := timeline.now()) < until:
-                response = await http.post(
-                    f"{url}/v1/predict", json={"inputs": [f"Anne has {sent:.0f} apples and gives 2 away."]}
-                )
+                body = {"inputs": [f"Anne has {sent:.0f} apples and gives 2 away."]}
+                response = await http.post(f"{url}/v1/predict", json=body)
                 if response.status_code != 200:
                     timeline.failed.append(f"{response.status_code} {response.text[:200]}")
                 else:
@@ -86,10 +85,8 @@ def record_replicas(timeline: Timeline, stop: threading.Event) -> None:
 
     while not stop.wait(0.1):
         applications = serve.status().applications
-        states = next(
-            (d.replica_states for name, a in applications.items() if "student" in name for d in a.deployments.values()),
-            {},
-        )
+        deployments = (d for name, a in applications.items() if "student" in name for d in a.deployments.values())
+        states = next((deployment.replica_states for deployment in deployments), {})
         counts = {str(getattr(state, "value", state)): count for state, count in states.items()}
         timeline.replicas.append((timeline.now(), counts.get("RUNNING", 0), counts.get("STARTING", 0)))
 
@@ -146,19 +143,13 @@ def main() -> None:
             recorder.join()
         finally:
             endpoint.shutdown()
-    alone = subprocess.run(
-        [sys.executable, "-c", _LOAD, str(folder)], capture_output=True, text=True, check=True
-    ).stdout.split()
+    alone = subprocess.check_output([sys.executable, "-c", _LOAD, str(folder)], text=True).split()
     rows = phases(timeline, sent_at)
-    steps = [
-        {
-            "phase": f"{clients} clients: p50",
-            "seconds": median([took for sent, took in timeline.answers if begin <= sent < end]),
-        }
-        for (begin, clients), (end, _) in zip(timeline.clients[0:6:2], timeline.clients[1:6:2], strict=True)
-    ]
+    for (begin, clients), (end, _) in zip(timeline.clients[0:6:2], timeline.clients[1:6:2], strict=True):
+        middle = median([took for sent, took in timeline.answers if begin <= sent < end])
+        rows.append({"phase": f"{clients} clients: p50", "seconds": middle})
     publish(
-        f"serve_scale_{options.student}", [*rows, *steps], imports_s=float(alone[-2]), loading_s=float(alone[-1]),
+        f"serve_scale_{options.student}", rows, imports_s=float(alone[-2]), loading_s=float(alone[-1]),
         answered=len(timeline.answers), failed=len(timeline.failed), why=timeline.failed[:3],
         most_replicas=max(running for _, running, _ in timeline.replicas), replicas_at_the_end=timeline.replicas[-1][1],
     )  # fmt: skip

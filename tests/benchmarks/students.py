@@ -20,19 +20,12 @@ def finish(folder: Path) -> Path:
     """Turn a Hugging Face folder into a finished student artifact of the arithmetic task."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
-    details = {
-        "method": "finetune",
-        "family": "encoder-decoder" if config.is_encoder_decoder else "decoder-only",
-        "task": {"name": "arithmetic", "version": "3", "options": {}, "source": None},
-        "parameters": 0,
-        "max_input_tokens": MAX_INPUT_TOKENS,
-        "max_target_tokens": 64,
-        "training": {},
-    }
-    manifest = manifest_of(
-        "student", {"folder": str(folder)}, config={}, counts={}, timings_s={}, details=details, provenance={}
-    )
+    task = {"name": "arithmetic", "version": "3", "options": {}, "source": None}
+    family = "encoder-decoder" if AutoConfig.from_pretrained(folder).is_encoder_decoder else "decoder-only"
+    limits = {"max_input_tokens": MAX_INPUT_TOKENS, "max_target_tokens": 64}
+    details = {"method": "finetune", "family": family, "task": task, "parameters": 0, "training": {}, **limits}
+    nothing: dict[str, Any] = {name: {} for name in ("config", "counts", "timings_s", "provenance")}
+    manifest = manifest_of("student", {"folder": str(folder)}, details=details, **nothing)
     write_manifest(Store(str(folder)), manifest)
     return folder
 
@@ -107,5 +100,4 @@ def questions(data: Path | None, count: int) -> list[str]:
     if data is None:
         return [row["input"] for row in train_rows(count, seed=1)]
     lines = (data / "svamp/train.jsonl").read_text(encoding="utf-8").splitlines()[:count]
-    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [row["input"] for row in rows]
+    return [json.loads(line)["input"] for line in lines]

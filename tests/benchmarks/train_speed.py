@@ -21,19 +21,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from tests.benchmarks import trained
 from tests.benchmarks.results import publish
 from tests.benchmarks.students import SHAPES, smollm2, student
 from tests.benchmarks.train_flops import training_flops
-from tests.benchmarks.trained import (
-    LEARNING_RATE,
-    command,
-    labels_of,
-    made_up,
-    recorded,
-    reference_rows,
-    stage,
-    steps_of,
-)
+from tests.benchmarks.trained import LEARNING_RATE, command, labels_of, made_up, recorded, stage
 
 _VOCABULARY = 32_000
 _LAST_STEPS = 5
@@ -86,7 +78,7 @@ def ours(model: str, labelled: dict[str, Any], options: argparse.Namespace, batc
     training = stage("train", run, output)["details"]["training"]
     shares = {key: training[key] for key in ("padding_share", "data_wait_share", "precision")}
     lines = (output / "student/training.jsonl").read_text().splitlines()
-    return {**steps_of(output), **shares, "losses": [json.loads(line)["loss"] for line in lines]}
+    return {**trained.steps_of(output), **shares, "losses": [json.loads(line)["loss"] for line in lines]}
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -129,12 +121,11 @@ def main() -> None:
             key = dataset.name
             labelled = labels_of(dataset, options.rows, folder / key)
             rows = folder / f"{key}.jsonl"
-            reference_rows(folder / key, rows)
+            trained.reference_rows(folder / key, rows)
             for shape, model in models_of(options, folder, rows).items():
                 for pair in range(options.pairs):
-                    table.append(
-                        {"data": key, "model": shape, "pair": pair + 1, **_pair(model, labelled, rows, options)}
-                    )
+                    found = _pair(model, labelled, rows, options)
+                    table.append({"data": key, "model": shape, "pair": pair + 1, **found})
                     print(json.dumps(table[-1]), file=sys.stderr, flush=True)
     medians = {
         f"{key}, {shape}: {ratio}": median([r[ratio] for r in table if (r["data"], r["model"]) == (key, shape)])

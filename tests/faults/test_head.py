@@ -67,9 +67,8 @@ def test_endpoint_answers_while_the_head_is_down(tmp_path: Path, note: Note) -> 
             with Machines(
                 tmp_path, network.hosts, storage.environment, head_cpus=0, head=head, redis_password=PASSWORD
             ) as cluster:
-                config = cluster.raystill(
-                    "serve", f"sums={chain.student}", "--run", str(chain.file), "--print-config", "--json"
-                )
+                serve = ("serve", f"sums={chain.student}", "--run", str(chain.file))
+                config = cluster.raystill(*serve, "--print-config", "--json")
                 assert config.returncode == 0, config.stderr[-3000:]
                 cluster.deploy(json.loads(config.stdout))
                 cluster.until(lambda: running(cluster) == [2, 2], "replicas on two machines", 120)
@@ -87,9 +86,8 @@ def test_endpoint_answers_while_the_head_is_down(tmp_path: Path, note: Note) -> 
                     time.sleep(AWAY_S)
                     while_down = [len(load.responses) - count for load, count in zip(loads, answered, strict=True)]
                     cluster.start(0)
-                    cluster.until(
-                        lambda: len(cluster.alive()) == 3 and running(cluster) == [2, 2], "the cluster as it was"
-                    )
+                    whole = lambda: len(cluster.alive()) == 3 and running(cluster) == [2, 2]  # noqa: E731
+                    cluster.until(whole, "the cluster as it was")
                     back_s = time.monotonic() - began
                     for load in loads:
                         load.answered(100)

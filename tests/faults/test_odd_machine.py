@@ -41,9 +41,8 @@ def test_a_driver_is_where_its_resource_is(cluster: Machines, storage: Server, t
         assert done.returncode == 0, done.stderr[-3000:]
         job = cluster.ask(f"/api/jobs/{json.loads(done.stdout)['job']}")
         assert job["driver_node_id"] == cluster.alive()[cluster.machines[number].host.address]
-    done = cluster.raystill(
-        "submit", str(chain.file), *place, "--driver-resource", "node:198.18.0.99=1", "--no-wait", "--json"
-    )
+    nowhere = ("--driver-resource", "node:198.18.0.99=1", "--no-wait")
+    done = cluster.raystill("submit", str(chain.file), *place, *nowhere, "--json")
     assert done.returncode == 0, done.stderr
     assert cluster.ask(f"/api/jobs/{json.loads(done.stdout)['job']}")["status"] == "PENDING"
     assert "no node of the cluster has room for the driver: node:198.18.0.99 1" in done.stderr

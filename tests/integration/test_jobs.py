@@ -63,9 +63,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     packages.joinpath("installed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     python = folder / "bin" / "python"
-    tried = subprocess.run(
-        [python, "-c", "import click, pipelines"], capture_output=True, text=True, cwd=folder, env={}, check=False
-    )
+    command = [python, "-c", "import click, pipelines"]
+    tried = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={}, check=False)
     assert "No module named 'pipelines'" in tried.stderr, "Raystill must be installed with pip install --editable"
     return python
 
@@ -75,8 +74,7 @@ def cluster(raystill: Raystill, image: Path) -> dict[str, Any]:
     """JSON of `raystill up`. Its nodes get Raystill's code only from jobs."""
     started = raystill("up", "--nodes", "2", "--json", command=[str(image), "-c", UP, str(CHECKOUT)], PYTHONPATH="")
     assert started.returncode == 0, started.stderr
-    found: dict[str, Any] = json.loads(started.stdout)
-    return found
+    return dict(json.loads(started.stdout))
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,8 @@ def _train(rank: int, world: int, output: str, family: str) -> dict[str, Any]:
     for method in METHODS:
         run = _run(Path(output), family, method, world)
         store, grouped = Store(f"{output}/tokens/{family}/{method}"), METHODS[method].compares_labels
-        worker = Worker(
-            run, initial_student(run.student, 0)[0], Tokens(store, Path(output), grouped=grouped), rank, world
-        )
+        tokens = Tokens(store, Path(output), grouped=grouped)
+        worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
         before = worker.validate()
         history = [worker.step(step) for step in range(STEPS)]
         found[method] = {"before": before, "history": history, "after": worker.validate()}

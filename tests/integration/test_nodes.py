@@ -42,15 +42,9 @@ print(json.dumps(found))
 
 def test_an_actor_pinned_to_this_node_runs_there() -> None:
     with ray_nodes(2) as cluster:
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER, cluster.address, str(ACTORS)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+        command = [sys.executable, "-c", DRIVER, cluster.address, str(ACTORS)]
+        path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+        found = json.loads(subprocess.check_output(command, text=True, env=environment() | path))
     assert found["kept"] == [found["here"]] * ACTORS
     assert set(found["others"]) - {found["here"]}, "actors must spread for a meaningful test"
 

@@ -21,6 +21,7 @@ from pipelines.storage.filesystems import open_filesystem
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import load_task, task_spec
 from tests.support.corpora import jsonl
+from tests.support.endpoints import wait_until
 from tests.support.object_store import Bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -29,9 +30,8 @@ TASK = load_task(task_spec("arithmetic"))
 
 
 def lines(first: int, count: int) -> bytes:
-    return jsonl(
-        {"id": f"r{i}", "input": f"Anne has {i} apples.", "label": f"{i}"} for i in range(first, first + count)
-    )
+    ids = range(first, first + count)
+    return jsonl({"id": f"r{i}", "input": f"Anne has {i} apples.", "label": f"{i}"} for i in ids)
 
 
 def test_a_store_writes_reads_lists_and_deletes(s3: Bucket) -> None:
@@ -111,10 +111,7 @@ def test_a_writer_killed_during_an_upload_leaves_no_file(s3: Bucket, way: str, b
         s3.put("labels/data/part.parquet", before)
     writer = subprocess.Popen([sys.executable, "-c", WRITER, s3.uri("labels"), way])
     try:
-        deadline = time.monotonic() + 60
-        while not _parts(s3) and time.monotonic() < deadline and writer.poll() is None:
-            time.sleep(0.02)
-        assert _parts(s3) > 0, "the upload did not start"
+        wait_until(lambda: _parts(s3) > 0, every_s=0.02, of=lambda: "the start of the upload")
     finally:
         writer.send_signal(signal.SIGKILL)
     assert writer.wait() == -signal.SIGKILL, "the upload ended before the kill"
@@ -189,10 +186,8 @@ def test_an_unreachable_endpoint_is_one_timely_error(
         if listens:
             taken.listen(16)
         endpoint = f"endpoint_override=127.0.0.1:{taken.getsockname()[1]}&scheme=http"
-        uri = {
-            "s3": f"s3://bucket/x?{endpoint}&region=us-east-1&anonymous=true",
-            "gs": f"gs://anonymous@bucket/x?{endpoint}",
-        }[scheme]
+        uris = {"s3": "s3://bucket/x?region=us-east-1&anonymous=true&", "gs": "gs://anonymous@bucket/x?"}
+        uri = uris[scheme] + endpoint
         begin = time.monotonic()
         if scheme == "s3" and not listens:
             assert "cannot be reached" in refused(uri)

@@ -1,16 +1,14 @@
 """The page at `/` in a real browser, with a server that answers from a table."""
 
 import json
-import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from starlette.responses import JSONResponse, Response
 
+from tests.support.asgi import served
 from tests.support.browser import NEEDS_BROWSER, Chromium, Tab
 from tests.support.fake_endpoint import FakeEndpoint, model, predicted, problem
 
@@ -32,14 +30,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 @pytest.fixture
 def server() -> Iterator[FakeEndpoint]:
     made = FakeEndpoint()
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        made.url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        running = uvicorn.Server(uvicorn.Config(made.app(), log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
-        thread.start()
+    with served(made.app()) as url:
+        made.url = f"{url}/"
         yield made
-        running.should_exit = True
-        thread.join()
 
 
 @pytest.fixture

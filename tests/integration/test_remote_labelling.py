@@ -53,9 +53,8 @@ def test_a_trial_is_taken_over_and_counts_in_the_budget(ray_here: None, tmp_path
     teacher = {"price": price, "budget": {"money": 1.5}}
     label(make_run(tmp_path, endpoint, teacher=teacher, corpus={"limit": 10}))
     run = make_run(tmp_path, endpoint, teacher=teacher)
-    with pytest.raises(
-        StageFailedError, match=r"money 1.5 has no room for a row of .*: \d\.\d+ is spent; \d+ rows have no"
-    ):
+    rule = r"money 1.5 has no room for a row of .*: \d\.\d+ is spent; \d+ rows have no"
+    with pytest.raises(StageFailedError, match=rule):
         label(run)
     assert sum(questions(endpoint).values()) * (PROMPT_TOKENS + OUTPUT_TOKENS) <= 1500
     details = label(make_run(tmp_path, endpoint, teacher={"price": price})).details
@@ -89,9 +88,8 @@ def test_an_interrupted_run_counts_every_paid_answer(
     used = used_tokens(labels, committed_counts(labels)[0].paid_tokens)
     paid = answered.total() * (PROMPT_TOKENS + OUTPUT_TOKENS)
     if number == signal.SIGINT:
-        assert (code, used.prompt + used.output, endpoint.disconnected) == (130, paid, 0), (
-            tmp_path / "log"
-        ).read_text()
+        log = (tmp_path / "log").read_text()
+        assert (code, used.prompt + used.output, endpoint.disconnected) == (130, paid, 0), log
     else:
         assert used.prompt + used.output >= paid
     endpoint.latency_s = 0.0
@@ -107,9 +105,8 @@ def test_answers_that_are_nearly_all_rejected_stop_the_run_early(
 ) -> None:
     endpoint.behaviour = saying("I would rather not say.")
     settings = {"first_rows": 20, "max_reject_share": 0.9}
-    with pytest.raises(
-        StageFailedError, match=r"20 of the first 20 answers are rejected \(unparsable 20\).*I would rather"
-    ):
+    rule = r"20 of the first 20 answers are rejected \(unparsable 20\).*I would rather"
+    with pytest.raises(StageFailedError, match=rule):
         label(make_run(tmp_path, endpoint, labelling=settings))
     assert not (tmp_path / "out/labels/manifest.json").exists()
     manifest = label(make_run(tmp_path, endpoint, labelling={**settings, "max_reject_share": 1.0}))

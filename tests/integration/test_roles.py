@@ -1,9 +1,5 @@
-"""Each role in an environment of its own: the wheel with one extra is installed, and does its work there.
+"""Each role in an environment of its own: the wheel with one extra is installed, and does its work there."""
 
-Sizes on disk are noted beside the results (--junit-xml).
-"""
-
-import json
 import shutil
 import signal
 import subprocess
@@ -23,7 +19,6 @@ ROOT = Path(__file__).parents[2]
 ARTIFACTS = Path(__file__).with_name("artifacts_0_1")
 UV = Path(sys.executable).with_name("uv")
 TOKEN = "a-token-of-this-test-and-no-other"
-Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +39,6 @@ class Role:
         pins = ("--constraint", ROOT / "constraints/cpu.txt", "--override", ROOT / "constraints/overrides.txt")
         subprocess.run([UV, "pip", "install", "--quiet", "--python", self.python, what, *pins], check=True)
         shutil.copytree(ARTIFACTS / "inputs", self.run)
-        self.mib = sum(f.lstat().st_size for f in (folder / "env").rglob("*") if f.is_file()) >> 20
 
     def has(self, *parts: str) -> None:
         for part in parts:
@@ -62,21 +56,12 @@ class Role:
     def modules(self, *names: str) -> set[str]:
         """Those of the modules that are installed."""
         code = f"import importlib.util as u; print(*(n for n in {names!r} if u.find_spec(n)))"
-        done = subprocess.run(
-            [self.python, "-c", code], capture_output=True, text=True, check=True, env=self.variables()
-        )
-        return set(done.stdout.split())
+        return set(subprocess.check_output([self.python, "-c", code], text=True, env=self.variables()).split())
 
 
 @pytest.fixture
-def role(wheel: Path, tmp_path: Path, record_property: Record) -> Callable[[str | None], Role]:
-    def make(name: str | None) -> Role:
-        made = Role(name, wheel, tmp_path)
-        record_property("MiB", made.mib)
-        print(json.dumps({"role": name, "MiB": made.mib}))
-        return made
-
-    return make
+def role(wheel: Path, tmp_path: Path) -> Callable[[str | None], Role]:
+    return lambda name: Role(name, wheel, tmp_path)
 
 
 def test_the_command_line_alone_plans_and_submits(role: Callable[[str | None], Role], tmp_path: Path) -> None:

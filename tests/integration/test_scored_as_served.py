@@ -40,10 +40,8 @@ def examples(family: Family) -> list[Example]:
     ]
     longest: dict[str, Any] = {"id": "longest", "question": "", "choices": ["sea", "sea shore"]}
     tokenizer = tiny_tokenizer(family)
-    while (
-        len(encode_prompt(tokenizer, family, TASK.read({**longest, "question": f"{longest['question']}x"}).input)) <= 64
-    ):
-        longest["question"] += "x"
+    fitting = lambda n: len(encode_prompt(tokenizer, family, TASK.read({**longest, "question": "x" * n}).input)) <= 64  # noqa: E731
+    longest["question"] = "x" * max(filter(fitting, range(64)))
     return [TASK.read(row) for row in [longest, *rows[1:]]]
 
 
@@ -68,15 +66,15 @@ def test_evaluation_and_endpoint_give_the_same_answers(tmp_path: Path, family: F
     plain = Student.load(folder).answer(texts, METHODS[method].answer, TOKENS)
     assert len({one.text for one in plain}) > NUM_ROWS // 2, "labels must depend on the input"
     assert sum(one.text == answer.text for one, (answer,) in zip(plain, free.answers, strict=True)) >= NUM_ROWS - 1
-    assert all(
-        answer.in_set and answer.text in some for (answer,), some in zip(constrained.answers, labels, strict=True)
-    )
+    for (answer,), some in zip(constrained.answers, labels, strict=True):
+        assert answer.in_set
+        assert answer.text in some
     served = asyncio.run(served_answers(folder, rows, labels))
     for found, answers in zip((free, constrained), served[:2], strict=True):
-        assert [answer.text for answer in answers] == [answer.text for (answer,) in found.answers]
-        assert [answer.confidence for answer in answers] == pytest.approx(
-            [answer.confidence for (answer,) in found.answers], rel=1e-3
-        )
+        scored = [answer for (answer,) in found.answers]
+        assert [answer.text for answer in answers] == [answer.text for answer in scored]
+        confidences = pytest.approx([answer.confidence for answer in scored], rel=1e-3)
+        assert [answer.confidence for answer in answers] == confidences
     for found, answers in zip(rationales, served[2:], strict=True):
         same = [answer.text == scored.text for answer, (scored,) in zip(answers, found.answers, strict=True)]
         assert sum(same) >= 0.98 * NUM_ROWS, "over 32 tokens a near tie may fall either way"

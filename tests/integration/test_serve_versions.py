@@ -47,9 +47,8 @@ def test_a_split_is_promoted_and_rolled_back_under_load(ray_here: None, folders:
             labels[f"sums@{version}"] = (answer["model"], answer["predictions"][0]["label"])
         assert labels["sums@old"][1] != labels["sums@new"][1]
         # A version gets its share once the ingress has seen that it runs.
-        wait_until(
-            lambda: {client.post("/v1/predict", json=body).json()["model"] for _ in range(20)} == set(labels), 30.0
-        )
+        ask = lambda: client.post("/v1/predict", json=body).json()["model"]  # noqa: E731
+        wait_until(lambda: {ask() for _ in range(20)} == set(labels), 30.0)
         with Load(str(client.base_url), body) as load:
             load.answered(requests)
             found = Counter(r.json()["model"] for r in load.responses)
@@ -113,13 +112,6 @@ def test_changed_students_answer_throughout(
     assert load.failed == []
 
 
-def torn(folder: Path) -> Path:
-    """A student with a valid card and broken weights."""
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    return folder
-
-
 @pytest.mark.full
 def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path], tmp_path: Path) -> None:
     """A version gets requests only while it runs. A version that cannot start changes nothing."""
@@ -128,17 +120,14 @@ def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path
     from serving.deploy.rollout import serve_students
 
     serving = small(max_batch_size=8)
-    broken = torn(write_student(tmp_path / "broken", "decoder-only", seed=2))
+    broken = write_student(tmp_path / "broken", "decoder-only", seed=2)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
     named = {"sums@old": str(folders["old"]), "sums@new": str(folders["new"]), "sums@broken": str(broken)}
     body = {"model": "sums", "inputs": [TEXTS[0]]}
     with endpoint_of({"sums@old": folders["old"]}, serving) as client, Load(str(client.base_url), body) as load:
-
-        def models() -> set[str]:
-            return {r.json().get("model") for r in load.responses[-50:]}
-
-        def listed() -> list[str]:
-            return [model["id"] for model in client.get("/v1/models").json()["data"]]
-
+        models = lambda: {r.json().get("model") for r in load.responses[-50:]}  # noqa: E731
+        listed = lambda: [model["id"] for model in client.get("/v1/models").json()["data"]]  # noqa: E731
         load.answered(50)
         assert models() == {"sums@old"}
         serve_students({name: named[name] for name in ("sums@old", "sums@new")}, serving, {"sums": {"new": 50.0}})
@@ -158,26 +147,20 @@ def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path
         assert listed() == ["sums@old"]
 
 
-def replace_student(place: Path, other: Path) -> None:
-    """Replace each file like training does: the version mapped by a replica stays intact."""
-    for file in sorted(other.iterdir(), key=lambda file: file.name == MANIFEST):
-        file.rename(place / file.name)
-
-
 @pytest.mark.full
 def test_a_retrained_student_is_served_by_the_same_command(ray_here: None, tmp_path: Path) -> None:
     from serving.deploy.rollout import serve_students
 
     place, serving = write_student(tmp_path / "student", "decoder-only"), small()
     with endpoint_of({"sums": place}, serving) as client:
-
-        def fingerprint() -> str:
-            return str(client.get("/v1/models/sums").json()["fingerprint"])
-
+        fingerprint = lambda: client.get("/v1/models/sums").json()["fingerprint"]  # noqa: E731
         with Load(str(client.base_url), {"inputs": [TEXTS[0]]}) as load:
             load.answered(20)
             before, label = fingerprint(), load.responses[-1].json()["predictions"][0]["label"]
-            replace_student(place, write_student(tmp_path / "retrained" / "student", "decoder-only", seed=1))
+            other = write_student(tmp_path / "retrained" / "student", "decoder-only", seed=1)
+            # As training does: the version mapped by a replica stays intact.
+            for file in sorted(other.iterdir(), key=lambda file: file.name == MANIFEST):
+                file.rename(place / file.name)
             serve_students({"sums": str(place)}, serving)
             assert fingerprint() != before
             load.answered(20)

@@ -66,12 +66,8 @@ class Engine:
 @pytest.fixture(scope="module")
 def engine(teacher_folder: Path) -> Iterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-            "HF_HUB_OFFLINE": "1",
-        }.items():
-            patch.setenv(name, value)
+        for setting in ("VLLM_CPU_KVCACHE_SPACE=1", "VLLM_CPU_NUM_OF_RESERVED_CPU=0", "HF_HUB_OFFLINE=1"):
+            patch.setenv(*setting.split("="))
         started = Engine(teacher_folder)
         yield started
         started.engine.shutdown()
@@ -123,13 +119,11 @@ def check_logprobs(sample: Sample) -> None:
 
 
 def test_free_answers_have_logprobs_too(engine: Engine) -> None:
-    examples = [
-        Example(f"w-{i}", f"Anne has {i} apples and gives Peter 2. How many has she left?", None) for i in range(3, 7)
-    ]
+    text = "Anne has {} apples and gives Peter 2. How many has she left?"
+    examples = [Example(f"w-{i}", text.format(i), None) for i in range(3, 7)]
     plain = engine.ask(ARITHMETIC, examples, {"max_tokens": 32})
-    for generation, without in zip(
-        engine.ask(ARITHMETIC, examples, {"max_tokens": 32}, token_logprobs=K), plain, strict=True
-    ):
+    found = engine.ask(ARITHMETIC, examples, {"max_tokens": 32}, token_logprobs=K)
+    for generation, without in zip(found, plain, strict=True):
         (sample,) = generation.samples
         check_logprobs(sample)
         assert without.samples[0].logprobs is None
@@ -141,9 +135,8 @@ def test_free_answers_have_logprobs_too(engine: Engine) -> None:
 
 def test_unconstrained_soft_labels_agree_with_greedy_answers(engine: Engine) -> None:
     found = 0
-    for example, generation in zip(
-        PAIRS, engine.ask(NLI, PAIRS, {"max_tokens": 64}, soft_labels="logprobs"), strict=True
-    ):
+    generations = engine.ask(NLI, PAIRS, {"max_tokens": 64}, soft_labels="logprobs")
+    for example, generation in zip(PAIRS, generations, strict=True):
         (sample,) = generation.samples
         assert sample.logprobs is None
         if sample.label_probabilities:
@@ -183,7 +176,5 @@ def test_prompts_are_tokenised_as_the_tokenizer_does(engine: Engine) -> None:
         text = PromptMaker(task, plain).render(example)
         assert engine.teacher(task)._tokens(text) == (tokenizer(text.text)["input_ids"], False)
         messages = PromptMaker(task, chat).render(example)
-        whole = tokenizer.apply_chat_template(
-            list(messages.messages), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        whole = tokenizer.apply_chat_template(list(messages.messages), add_generation_prompt=True, return_dict=False)
         assert engine.teacher(task)._tokens(messages) == (whole, False)

@@ -1,8 +1,29 @@
-"""Requests to an ASGI application without a server, and what its error responses must look like."""
+"""ASGI applications: requests without a server, a server in a thread, and what error responses must look like."""
 
 import asyncio
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import uvicorn
+
+from tests.support.endpoints import wait_until
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """The URL of a server with this application, which runs in a thread for the duration of the block."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_until(lambda: server.started, every_s=0.01, of=lambda: "the server's start")
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
 
 
 def http_scope(path: str, *headers: tuple[bytes, bytes], spec_version: str = "2.3") -> dict[str, Any]:

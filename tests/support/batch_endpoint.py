@@ -40,14 +40,8 @@ def add_batches(app: FastAPI, state: BatchState, answer: Any) -> None:
         content = await form["file"].read()  # type: ignore[union-attr]
         name = f"file-{len(state.files)}"
         state.files[name] = content.decode()
-        return {
-            "id": name,
-            "object": "file",
-            "bytes": len(content),
-            "created_at": 0,
-            "filename": "r.jsonl",
-            "purpose": "batch",
-        }
+        size = len(content)
+        return {"id": name, "object": "file", "bytes": size, "created_at": 0, "filename": "r.jsonl", "purpose": "batch"}
 
     @app.get("/v1/files/{name}/content")
     async def download(name: str) -> Response:

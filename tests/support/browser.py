@@ -163,9 +163,8 @@ class Tab:
         """Console messages, without failed requests."""
         entries = [one["entry"] for one in self.events("Log.entryAdded")]
         messages = [e["text"] for e in entries if e["level"] in ("warning", "error") and e["source"] != "network"]
-        return messages + [
-            str(e) for kind in ("exceptionThrown", "consoleAPICalled") for e in self.events(f"Runtime.{kind}")
-        ]
+        kinds = ("exceptionThrown", "consoleAPICalled")
+        return messages + [str(event) for kind in kinds for event in self.events(f"Runtime.{kind}")]
 
     def requested(self) -> set[str]:
         return {one["request"]["url"] for one in self.events("Network.requestWillBeSent")}

@@ -59,20 +59,13 @@ class Lab:
 
     def label(self, rows: Sequence[dict[str, Any]], heldout: Sequence[dict[str, Any]]) -> None:
         """Write the teacher's answers to corpus rows: always the gold label."""
-        made = [
-            [label_row(row["id"], row["label"], row["label"], row["input"]) for row in some] for some in (rows, heldout)
-        ]
+        made = [[label_row(r["id"], r["label"], r["label"], r["input"]) for r in some] for some in (rows, heldout)]
         write_labels(self.folder / "out" / "labels", *made)
 
     def run(self, **sections: Any) -> RunConfig:
         """The run of a small grid; `compare` and `training` are merged into it."""
-        grid = {
-            "methods": ["finetune", "step-by-step"],
-            "fractions": [1.0],
-            "seeds": [0],
-            "arms": [],
-            **sections.pop("compare", {}),
-        }
+        grid = {"methods": ["finetune", "step-by-step"], "fractions": [1.0], "seeds": [0], "arms": []}
+        grid |= sections.pop("compare", {})
         training = {"steps": 20, "tokens_per_batch": 2 * ROW_TOKENS, **sections.pop("training", {})}
         return make_run(self.folder, "some/model", compare=grid, training=training, **sections)
 
@@ -133,18 +126,15 @@ class Lab:
             else:
                 run, self.read = self.trained[-1], list(request.inputs)
             texts = ["3" if i < self.right(run) else "7" for i in range(len(request.inputs))]
-            answers = [
-                (Prediction(text, 0.5, prompt_tokens=10, output_tokens=3, seconds=0.05, too_long=False),)
-                for text in texts
-            ]
+            used = {"prompt_tokens": 10, "output_tokens": 3, "seconds": 0.05, "too_long": False}
+            answers = [(Prediction(text, 0.5, **used),) for text in texts]
             found.append(Predictions(answers, 2.0))
         return found
 
 
 def _settings(run: RunConfig) -> TokenSettings:
-    return TokenSettings(
-        "some/model", "decoder-only", run.student.method, ("label",), "gold", 0.0, 64, 64, task_spec(run.task)
-    )
+    method, task = run.student.method, task_spec(run.task)
+    return TokenSettings("some/model", "decoder-only", method, ("label",), "gold", 0.0, 64, 64, task)
 
 
 def _row_tokens(labels: LabelParts, settings: TokenSettings) -> dict[str, int]:

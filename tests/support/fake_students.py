@@ -49,12 +49,11 @@ def card(
     name: str, method: str = "step-by-step", task: TaskSpec | None = None, version: str | None = None, **details: Any
 ) -> StudentCard:
     given: dict[str, Any] = {
+        "name": name, "version": version, "method": method, "task": task or TaskSpec("arithmetic"),
         "folder": f"/students/{name}", "family": "encoder-decoder", "parameters": 1234, "max_input_tokens": 64,
         "max_target_tokens": 32, "fingerprint": "f" * 64, "content": "c" * 64, "created_s": 1_700_000_000, "provenance": {},
     }  # fmt: skip
-    return StudentCard(
-        name=name, version=version, method=method, task=task or TaskSpec("arithmetic"), **(given | details)
-    )
+    return StudentCard(**(given | details))
 
 
 @dataclass
@@ -65,9 +64,7 @@ class FakeStudents:
     failure: ApiError | Exception | None = None
     breaks_after: int | None = None
     """Pieces of a stream before it fails."""
-    breaks_with: Exception = field(
-        default_factory=lambda: ApiError(503, "model_away", "model sums is unavailable", retry_after_s=1)
-    )
+    breaks_with: Exception = field(default_factory=lambda: ApiError(503, "model_away", "it is away", retry_after_s=1))
     questions: list[tuple[str, list[Question]]] = field(default_factory=list)
     requests: list[tuple[str, TextRequest]] = field(default_factory=list)
     clients: list[str] = field(default_factory=list)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from pipelines.label.output.commits import read_commits
 from pipelines.storage.store import Store
-from tests.support.commands import environment
+from tests.support.commands import running
 
 COMMAND = [sys.executable, "-m", "tests.support.slow_commits", "in-order"]
 REVERSED = [sys.executable, "-m", "tests.support.slow_commits", "reversed"]
@@ -167,13 +167,12 @@ def check(labelling: Labelling, accepted: int, rejects: dict[str, int]) -> None:
 @contextmanager
 def started(command: Sequence[str], log: Path) -> Iterator[tuple[subprocess.Popen[bytes], Family]]:
     """A command with its own Ray, and all its processes, which are killed after the block."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(), start_new_session=True)
-    family = Family(process.pid)
-    try:
-        yield process, family
-    finally:
-        family.end()
+    with running(command=command, log=log) as process:
+        family = Family(process.pid)
+        try:
+            yield process, family
+        finally:
+            family.end()
 
 
 def wait(process: subprocess.Popen[bytes], family: Family) -> int:

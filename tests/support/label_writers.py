@@ -42,14 +42,10 @@ def is_done(writer: LabelWriter, *ids: str) -> list[bool]:
 
 def counts_json(writer: LabelWriter) -> dict[str, Any]:
     """`counts` of the manifest, without held-out rows."""
-    counts = writer.counts
-    rejects = dict(+counts.rejected)
-    return {
-        "read": counts.train,
-        "accepted": counts.accepted,
-        "rejected": sum(rejects.values()),
-        "rejected_by_reason": rejects,
-    }
+    found = writer.counts
+    rejects = dict(+found.rejected)
+    total = {"read": found.train, "accepted": found.accepted, "rejected": sum(rejects.values())}
+    return {**total, "rejected_by_reason": rejects}
 
 
 class Killed(BaseException):

@@ -113,10 +113,8 @@ class Network:
 
     def _namespace(self, *lines: str) -> subprocess.Popen[str]:
         script = " && ".join([*lines, "echo up", "exec sleep infinity"])
-        dies_with_us = ["setpriv", "--pdeathsig", "KILL"]
-        process = subprocess.Popen(
-            [*dies_with_us, "unshare", "--net", "sh", "-c", script], stdout=subprocess.PIPE, text=True
-        )
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", script]  # dies with us
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self._processes.append(process)
         assert process.stdout
         assert process.stdout.readline() == "up\n", f"no network namespace: {lines}"

@@ -47,11 +47,8 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        own = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+        return {**own, "AWS_EC2_METADATA_DISABLED": "true"}
 
     def bucket(self) -> Bucket:
         name = f"test-{uuid.uuid4().hex[:12]}"
@@ -61,13 +58,8 @@ class Server:
     def client(self, service: str = "s3") -> Any:
         import boto3
 
-        return boto3.client(
-            service,
-            endpoint_url=f"http://{self.endpoint}",
-            region_name=_REGION,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-        )
+        keys = {"aws_access_key_id": self.access_key, "aws_secret_access_key": self.secret_key}
+        return boto3.client(service, endpoint_url=f"http://{self.endpoint}", region_name=_REGION, **keys)
 
 
 @dataclass(frozen=True)

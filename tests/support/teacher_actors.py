@@ -80,9 +80,8 @@ def label_apples(
     teacher: Teacher, split: DataSplit, gold: str, validation: float | str = 0.1, filters: dict[str, Any] | None = None
 ) -> Outcome:
     """What an actor with this teacher makes of one word problem."""
-    run = run_config(
-        {"engine": "echo", "filters": {"gold": gold, **(filters or {})}}, corpus={"validation": validation}
-    )
+    teacher = {"engine": "echo", "filters": {"gold": gold, **(filters or {})}}
+    run = run_config(teacher, corpus={"validation": validation})
     row = asyncio.run(actor_of(run=run)._label(teacher, APPLES, split))
     assert row is not None
     return row

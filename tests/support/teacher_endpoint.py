@@ -1,7 +1,6 @@
 """An OpenAI-compatible endpoint on 127.0.0.1, with real sockets, that can be made to misbehave. FastAPI under uvicorn, in a thread."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from pipelines.label.teachers import http_errors
+from tests.support.asgi import served
 from tests.support.batch_endpoint import BatchState, add_batches
 
 KEY = "sk-test-7f3a9c51e2"
@@ -116,10 +115,8 @@ def _app(endpoint: Endpoint) -> FastAPI:
     async def complete(request: Request) -> Response:
         seen = Seen(request.url.path, await request.json(), time.monotonic())
         endpoint.seen.append(seen)
-        if request.headers.get("authorization") != f"Bearer {KEY}":
-            response: Response | None = error(
-                401, f"Incorrect API key: {request.headers.get('authorization')}", "invalid_api_key"
-            )
+        if (given := request.headers.get("authorization")) != f"Bearer {KEY}":
+            response: Response | None = error(401, f"Incorrect API key: {given}", "invalid_api_key")
         else:
             response = endpoint.behaviour(seen, endpoint)
         if response is None:
@@ -161,20 +158,9 @@ async def _work(request: Request, endpoint: Endpoint) -> None:
 def running_endpoint() -> Iterator[Endpoint]:
     """A fresh endpoint while the block runs."""
     endpoint = Endpoint()
-    server = uvicorn.Server(
-        uvicorn.Config(_app(endpoint), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    endpoint.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    try:
+    with served(_app(endpoint)) as url:
+        endpoint.url = f"{url}/v1"
         yield endpoint
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pipelines.tasks import TaskSpec
 from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.train.data.lengths import Lengths
 from pipelines.train.data.sequences import TokenSettings
+from tests.support.artifacts import label_row
 
 WORDS = [
     "Anne", "Peter", "Tom", "has", "had", "have", "gives", "buys", "sells", "loses", "apples", "pears", "books", "pens", "pen",
@@ -45,20 +46,17 @@ def make_subword_tokenizer(kind: Literal["unigram", "bpe"]) -> Any:
     special = ["<pad>", "</s>", "<unk>", "<|im_end|>"]
     texts = ["two and four apples", "the quick brown fox jumps over the lazy dog"] * 10
     trainer: Any
+    quiet = {"special_tokens": special, "show_progress": False}
     if kind == "unigram":
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=100, special_tokens=special, unk_token="<unk>", show_progress=False
-        )
+        trainer = trainers.UnigramTrainer(vocab_size=100, unk_token="<unk>", **quiet)
     else:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        )
+        trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, **quiet)
     tokenizer.train_from_iterator(texts, trainer)
     if kind == "unigram":
         tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -135,13 +133,8 @@ def label_rows(count: int, *, gold: bool = True, seed: int = 0) -> list[dict[str
         padding = " and then ".join(["Peter has a pen"] * rng.randint(1, 4))
         text = f"{padding} . Anne has {a} {thing} and buys {b} . how many {thing} has she now ?"
         rationale = " . ".join([f"Anne has {a}", f"she buys {b} more", f"{a} + {b}"][: rng.randint(1, 3)]) + " ."
-        rows.append(
-            {
-                "id": f"sum-{i}", "input": text, "gold": f"{a} + {b}" if gold else None, "label": f"{b} + {a}",
-                "rationale": rationale, "votes": 1, "agreement": 1.0, "soft_label": None, "prompt_tokens": 9,
-                "output_tokens": 9, "finish_reason": "stop",
-            }
-        )  # fmt: skip
+        row = label_row(f"sum-{i}", f"{b} + {a}", f"{a} + {b}" if gold else None, text)
+        rows.append({**row, "rationale": rationale, "output_tokens": 9})
     return rows
 
 

@@ -63,28 +63,17 @@ def tiny_model(family: Family, vocabulary: int, seed: int = 0, width: int = 64) 
 
 
 def write_student(
-    folder: Path,
-    family: Family,
-    method: str = "step-by-step",
-    task: str = "arithmetic",
-    *,
-    width: int = 64,
-    seed: int = 0,
-) -> Path:
+    folder: Path, family: Family, method: str = "step-by-step", task: str = "arithmetic", *, width: int = 64, seed: int = 0
+) -> Path:  # fmt: skip
     """A finished student folder."""
     tokenizer = tiny_tokenizer(family)
     model = tiny_model(family, len(tokenizer), seed, width)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     details = {
-        "method": method,
-        "family": family,
-        "task": {"name": task, "version": "1", "options": {}, "source": None},
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "max_input_tokens": 64,
-        "max_target_tokens": 32,
-        "training": {},
-    }
+        "method": method, "family": family, "task": {"name": task, "version": "1", "options": {}, "source": None},
+        "parameters": sum(p.numel() for p in model.parameters()), "max_input_tokens": 64, "max_target_tokens": 32, "training": {},
+    }  # fmt: skip
     provenance = {"labels": {"fingerprint": "f" * 64, "prompt_version": f"{task}/1/0", "teacher": {"engine": "echo"}}}
     manifest = manifest_of("student", {"folder": folder.name, "seed": seed}, config={}, counts={}, timings_s={}, details=details,
                            provenance=provenance)  # fmt: skip

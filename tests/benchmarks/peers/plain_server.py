@@ -36,9 +36,8 @@ def create(folder: str, max_new_tokens: int, gpu: bool) -> FastAPI:
     def generate(body: TextBody) -> dict[str, Any]:
         inputs = tokenizer(body.text, return_tensors="pt").to(model.device)
         with one_at_a_time, torch.inference_mode():
-            output = model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
-            )
+            limits = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+            output = model.generate(**inputs, **limits, do_sample=False)
         generated = output[0] if config.is_encoder_decoder else output[0, inputs["input_ids"].shape[1] :]
         text = tokenizer.decode(generated, skip_special_tokens=True)
         return {"text": text, "tokens": len(generated), "dtype": str(dtype).removeprefix("torch.")}
