@@ -16,7 +16,7 @@ from pipelines.config.serving import ServingConfig
 from pipelines.runtime.cpus import threads_of_each
 from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, Student
 from pipelines.students.decoding.engines import FACTS
-from serving.engines.base import Engine, replicas_per_machine
+from serving.engines.base import Engine, EngineUnsuitableError, replicas_per_machine
 from serving.engines.dynamic_batching import DynamicBatcher, Size
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
@@ -223,11 +223,14 @@ class Ctranslate2Engine(BatchedEngine):
 
     @staticmethod
     def _load_student(card: StudentCard, serving: ServingConfig) -> Student:
-        from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
+        from pipelines.students.decoding.ctranslate2_student import ConversionError, Ctranslate2Student
 
         # One more than cores, for the express batch. The threads share the weights.
         threads = threads_of_each(replicas_per_machine(serving)) + 1
-        return Ctranslate2Student.open(card.folder, weights=serving.weights, threads=threads, workers=threads)
+        try:
+            return Ctranslate2Student.open(card.folder, weights=serving.weights, threads=threads, workers=threads)
+        except (ConversionError, ImportError) as error:  # as in evaluation: another engine may run it
+            raise EngineUnsuitableError(str(error)) from error
 
     @staticmethod
     def _workers(student: Student) -> int:

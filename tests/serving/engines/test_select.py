@@ -9,6 +9,7 @@ import pytest
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from pipelines.students.decoding import Family
+from pipelines.students.decoding.ctranslate2_student import ConversionError, Ctranslate2Student
 from serving.engines import vllm as vllm_module
 from serving.engines.select import ENGINES, engine_name, start_engine
 from serving.engines.vllm import VllmEngine
@@ -96,6 +97,16 @@ def test_transformers_runs_what_vllm_does_not_know(
     assert start(student).name == "transformers"
     with pytest.raises(UserError, match=rf"serving\.engine vllm: {error}"):
         start(student, engine="vllm")
+
+
+def test_transformers_runs_what_ctranslate2_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in evaluation: what is scored is what is served."""
+    student = read_card("sums", str(write_student(tmp_path / "student", "encoder-decoder")))
+    refused = ConversionError("student", "CTranslate2 cannot convert it", "Set serving.engine: transformers.")
+    monkeypatch.setattr(Ctranslate2Student, "open", Mock(side_effect=refused))
+    assert start(student).name == "transformers"
+    with pytest.raises(UserError, match=r"serving\.engine ctranslate2: .*cannot convert it"):
+        start(student, engine="ctranslate2")
 
 
 def test_vllm_gets_no_pickled_weights(tmp_path: Path, vllm_start: Mock) -> None:
