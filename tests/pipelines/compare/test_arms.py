@@ -1,7 +1,6 @@
-"""The controls of a grid: budgets, changed labels, TF-IDF, and what a grid says of arms that do not apply."""
-
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,12 +11,12 @@ from pipelines.compare.notices import notices
 from pipelines.compare.search import chosen_settings
 from pipelines.compare.tf_idf import score_tf_idf
 from pipelines.compare.treated_labels import Treatment, treated_manifest, write_treated
-from pipelines.config import EvaluationConfig, RunConfig
+from pipelines.config import RunConfig
 from pipelines.data.heldout import is_validation
 from pipelines.data.label_parts import LabelParts
 from pipelines.data.schema import RATIONALE
 from pipelines.errors import UserError
-from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
+from pipelines.scoring.predict import Prediction, Predictions
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
@@ -28,17 +27,10 @@ from tests.support.fake_grid import ROW_TOKENS, Lab
 from tests.support.grid_results import scores
 from tests.support.tiny_runs import name_parts
 
-ARMS = {"arms": ["finetune", "shuffled-rationales"]}
 SEARCH = {"trials": 2, "learning_rate": [1e-4, 1e-2], "steps": [30, 60]}
 
 
-@pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    return Lab(tmp_path, monkeypatch)
-
-
 def budgets(lab: Lab) -> list[tuple[str, int | None, float | None]]:
-    """Of the last call's trainings: method, steps, epochs."""
     return [(run.student.method, run.training.steps, run.training.epochs) for run in lab.trained]
 
 
@@ -53,23 +45,19 @@ def budgets(lab: Lab) -> list[tuple[str, int | None, float | None]]:
         ({"steps": None, "epochs": 3}, "epochs", [("finetune", None, 3.0), ("step-by-step", None, 3.0)]),
     ],
 )
-def test_cells_have_equal_budgets(
-    lab: Lab, training: dict[str, Any], equal: str, expected: list[tuple[str, int | None, float | None]]
-) -> None:
+def test_cells_have_equal_budgets(lab: Lab, training: dict[str, Any], equal: str, expected: list[Any]) -> None:
     lab.compare(training=training, compare={"equal": equal})
-    assert budgets(lab) == expected
-    assert lab.report().equal == equal
+    assert (budgets(lab), lab.report().equal) == (expected, equal)
 
 
 def test_fractions_have_the_same_steps(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.compare(training={"steps": None, "epochs": 2}, compare={"fractions": [0.25, 1.0]})
     assert {steps for _, steps, _ in budgets(lab)} == {120}
     longest = "2 epochs of step-by-step, which has most tokens, with 100% of the labels"
-    rule = f"All cells take 120 optimizer steps: {longest}."
-    assert lab.report().budget == rule
-    assert (lab.report().settings.training.steps, lab.report().settings.training.epochs) == (120, None)
-    printed = capsys.readouterr().err
-    assert rule in printed
+    report, printed = lab.report(), capsys.readouterr().err
+    assert (report.settings.training.steps, report.settings.training.epochs) == (120, None)
+    assert report.budget == f"All cells take 120 optimizer steps: {longest}."
+    assert report.budget in printed
     assert "warning: 20 held-out examples and 1 seed can show no difference" in printed
 
 
@@ -77,24 +65,18 @@ def test_fractions_have_the_same_steps(lab: Lab, capsys: pytest.CaptureFixture[s
     ("training", "compare", "message"),
     [
         ({"tokens_per_batch": 70 * ROW_TOKENS}, {}, r"tokens_per_batch 70000: .*60 rows of model finetune 1 seed 0 .*at most 60000"),
-        (
-            {"tokens_per_batch": 30 * ROW_TOKENS},
-            {"gold_fractions": [0.1, 1.0]},
-            r"finetune, 10% of the gold labels 1 seed 0 .*raise compare\.gold_fractions",
-        ),
+        ({"tokens_per_batch": 30 * ROW_TOKENS}, {"gold_fractions": [0.1, 1.0]}, r"10% of the gold .*raise compare\.gold_fractions"),
         ({}, {"equal": "epochs"}, r"compare\.equal epochs: training\.steps gives all cells equal steps"),
     ],
 )  # fmt: skip
-def test_a_budget_out_of_reach_is_refused(
-    lab: Lab, training: dict[str, Any], compare: dict[str, Any], message: str
-) -> None:
+def test_a_budget_out_of_reach_is_refused(lab: Lab, training: Any, compare: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         lab.compare(training=training, compare=compare)
     assert lab.trained == []
 
 
 def test_the_grid_gets_the_arms_that_apply(lab: Lab) -> None:
-    arms = [*ARMS["arms"], "few-shot", "tf-idf"]
+    arms = ["finetune", "shuffled-rationales", "few-shot", "tf-idf"]
     lab.compare(compare={"methods": ["step-by-step"], "arms": arms, "fractions": [0.5, 1.0]}, student=RANDOM)
     assert [(run.student.method, run.training.fraction) for run in lab.trained] == [
         ("finetune", 0.5), ("step-by-step", 0.5), ("finetune", 1.0), ("step-by-step", 1.0), ("step-by-step", 1.0),
@@ -108,12 +90,11 @@ def test_the_grid_gets_the_arms_that_apply(lab: Lab) -> None:
         "finetune": "", "shuffled-rationales": "", "few-shot": "its weights are random before training", "tf-idf": "labels are free",
     }  # fmt: skip
     equal = (
-        "step-by-step against step-by-step, shuffled rationales: +0.0 points (95% interval -12.6 to +12.6, 1 seed), "
+        "step-by-step against step-by-step, shuffled rationales: +0.0 points (95% interval -12.6 to +12.6, 1 seed), no"
     )
-    assert f"{equal}no difference is shown (fewer than 3 seeds)." in notices(report)
-    missing = (
-        "Controls that this grid lacks: few-shot (its weights are random before training), tf-idf (labels are free)."
-    )
+    assert f"{equal} difference is shown (fewer than 3 seeds)." in notices(report)
+    absent = "few-shot (its weights are random before training), tf-idf (labels are free)."
+    missing = f"Controls that this grid lacks: {absent}"
     assert missing in report.notes
     assert missing in lab.path("report.html").read_text()
     assert not lab.files("labels/**/*.parquet"), "changed labels go when cells are finished"
@@ -123,16 +104,16 @@ RANDOM = {"model": "some/model", "init": {"kind": "random"}}
 
 
 def test_shares_of_gold_meet_the_teachers_labels(lab: Lab) -> None:
-    made = lab.compare(compare={"gold_fractions": [0.25, 1.0], "seeds": [0, 1, 2]})
+    grid: Any = {"gold_fractions": [0.25, 1.0], "seeds": [0, 1, 2]}
+    made = lab.compare(compare=grid)
     treated = [run for run in lab.trained if run.student.labels == "gold-else-teacher"]
     assert {run.student.method for run in treated} == {"task-distillation", "step-by-step"}
-    found = {(one.title, one.versus) for one in lab.report().differences if one.gold_fraction == 0.25}
-    share = "25% of the gold labels"
-    others = (f"{method}, {share}, else the teacher's" for method in ("task-distillation", "step-by-step"))
-    assert found == {(other, f"finetune, {share}") for other in others}
+    share, methods = "25% of the gold labels", ("task-distillation", "step-by-step")
+    assert {(one.title, one.versus) for one in lab.report().differences if one.gold_fraction == 0.25} == {
+        (f"{method}, {share}, else the teacher's", f"finetune, {share}") for method in methods
+    }
     assert "Accuracy by amount of gold labels" in lab.path("report.html").read_text()
-    assert lab.compare(compare={"gold_fractions": [0.25, 1.0], "seeds": [0, 1, 2]}) == made
-    assert lab.trained == []
+    assert (lab.compare(compare=grid), lab.trained) == (made, [])
 
 
 def test_gold_fractions_need_gold(lab: Lab) -> None:
@@ -147,14 +128,14 @@ def test_gold_fractions_need_gold(lab: Lab) -> None:
 def test_a_search_over_steps_keeps_budgets_equal(lab: Lab) -> None:
     """finetune is best at 30 steps and step-by-step at 60; over both methods 60 steps are best."""
     best = {("finetune", 30): 9, ("finetune", 60): 8, ("step-by-step", 30): 2, ("step-by-step", 60): 12}
-    lab.right = lambda run: (
-        best.get((run.student.method, run.training.steps or 0), 0) - (run.training.learning_rate > 1e-3)
-    )
+
+    def right(run: RunConfig) -> int:
+        return best.get((run.student.method, run.training.steps or 0), 0) - (run.training.learning_rate > 1e-3)
+
+    lab.right = right
     lab.compare(corpus={**lab.corpus, "validation": 0.4}, compare={"search": SEARCH})
-    search = lab.report().search
-    assert search is not None
-    chosen = {one.method: one.steps for one in search.settings if one.chosen}
-    assert chosen == {"finetune": 60, "step-by-step": 60}
+    search: Any = lab.report().search
+    assert {one.method: one.steps for one in search.settings if one.chosen} == {"finetune": 60, "step-by-step": 60}
     assert {group.steps for group in lab.report().groups} == {60}
     assert "Common steps, learning rate and loss weight were chosen" in lab.path("report.html").read_text()
 
@@ -163,13 +144,9 @@ def test_failed_trials_choose_no_budget(lab: Lab) -> None:
     from pipelines.compare.grid import trials
 
     run = lab.run(corpus={**lab.corpus, "validation": 0.4}, compare={"search": SEARCH})
-    # All trials of finetune with 30 steps failed.
-    found = {
-        cell: None
-        if (cell.method, cell.setting.steps) == ("finetune", 30)
-        else scores(cell, [cell.setting.steps == 30] * 4)
-        for cell in trials(run)
-    }
+    found: Any = {cell: scores(cell, [cell.setting.steps == 30] * 4) for cell in trials(run)}
+    failed = [cell for cell in found if (cell.method, cell.setting.steps) == ("finetune", 30)]
+    found |= dict.fromkeys(failed)
     assert {setting.steps for setting in chosen_settings(found).values()} == {60}
 
 
@@ -186,9 +163,10 @@ def treat(folder: Path, kind: Any, share: float | None = None, seed: int = 0) ->
 
 
 def write(folder: Path, rows: int = 200) -> dict[str, dict[str, Any]]:
-    why = [f"because {i}" if i % 10 else "" for i in range(rows)]
-    made = [{**label_row(f"r{i}", f"{i % 3}", f"{i % 4}"), "rationale": text} for i, text in enumerate(why)]
-    write_labels(folder / "labels", made)
+    made = [label_row(f"r{i}", f"{i % 3}", f"{i % 4}") for i in range(rows)]
+    write_labels(
+        folder / "labels", [row | {"rationale": f"because {i}" if i % 10 else ""} for i, row in enumerate(made)]
+    )
     return rows_of(folder / "labels")
 
 
@@ -209,8 +187,7 @@ def test_rationales_move_among_training_rows(tmp_path: Path) -> None:
 
 def test_all_rationales_of_a_row_move_together(tmp_path: Path) -> None:
     rows = write(tmp_path)
-    store = Store(str(tmp_path / "labels"))
-    names = LabelParts.of(store).names("data")
+    names = LabelParts.of(Store(str(tmp_path / "labels"))).names("data")
     (tmp_path / "labels/rationales").mkdir()
     for name in names:
         ids = [i for i in pq.read_table(tmp_path / "labels" / name)["id"].to_pylist() if rows[i]["rationale"]]
@@ -246,27 +223,21 @@ def test_gold_is_kept_for_a_share(tmp_path: Path) -> None:
 def test_treatments_have_their_own_fingerprints(tmp_path: Path) -> None:
     write(tmp_path, 4)
     labels = require_manifest(Store(str(tmp_path / "labels")), "labels", "")
-    shuffled = [Treatment("shuffled-rationales", seed, 0.2, None) for seed in (0, 1)]
-    shares = [Treatment("gold-only", 0, 0.2, share) for share in (0.5, 0.6)]
-    made = {treated_manifest(labels, treatment).fingerprint for treatment in (*shuffled, *shares)}
-    assert len(made | {labels.fingerprint}) == 5
-
-
-def nli(tmp_path: Path, labels: list[str]) -> tuple[RunConfig, LabelParts]:
-    rows = [label_row(f"r{i}", "neutral", label, f"premise: the {label} sky {i}") for i, label in enumerate(labels)]
-    write_labels(tmp_path / "out" / "labels", rows)
-    corpus = {"train": "t.jsonl", "test": "h.jsonl", "validation": 0.0}
-    run = make_run(tmp_path, task="nli", corpus=corpus, compare={"fractions": [0.5, 1.0], "seeds": [0, 1]})
-    return run, LabelParts.of(Store(str(tmp_path / "out" / "labels")))
+    treatments = [Treatment("shuffled-rationales", seed, 0.2, None) for seed in (0, 1)]
+    treatments += [Treatment("gold-only", 0, 0.2, share) for share in (0.5, 0.6)]
+    assert len({labels.fingerprint, *(treated_manifest(labels, one).fingerprint for one in treatments)}) == 5
 
 
 def test_tf_idf_learns_words_of_the_same_rows(tmp_path: Path) -> None:
-    run, labels = nli(tmp_path, ["entailment", "neutral", "contradiction"] * 20)
-    task = NaturalLanguageInference()
+    golds = ["entailment", "neutral", "contradiction"] * 20
+    rows = [label_row(f"r{i}", "neutral", gold, f"premise: the {gold} sky {i}") for i, gold in enumerate(golds)]
+    write_labels(tmp_path / "labels", rows)
+    corpus = {"train": "t.jsonl", "test": "h.jsonl", "validation": 0.0}
+    run = make_run(tmp_path, task="nli", corpus=corpus, compare={"fractions": [0.5, 1.0], "seeds": [0, 1]})
+    labels, task = LabelParts.of(Store(str(tmp_path / "labels"))), NaturalLanguageInference()
     examples = [Example("a", "premise: neutral 1", "neutral"), Example("b", "premise: entailment", "contradiction")]
     half, whole = score_tf_idf(run, labels, examples, task, gold=True)
-    assert (whole.fraction, whole.rows, whole.rights) == (1.0, 60.0, [[True, False]] * 2)
-    assert half.fraction == 0.5
+    assert (whole.fraction, whole.rows, whole.rights, half.fraction) == (1.0, 60.0, [[True, False]] * 2, 0.5)
     assert half.rows == sum(in_fraction(f"r{i}", 0.5, seed) for i in range(60) for seed in (0, 1)) / 2
     teachers = score_tf_idf(run, labels, examples, task, gold=False)
     assert teachers[1].rights == [[True, False]] * 2, "one label alone needs no regression"
@@ -276,23 +247,20 @@ def test_tf_idf_learns_words_of_the_same_rows(tmp_path: Path) -> None:
     ("task", "written", "labels"),
     [("nli", "The answer is neutral", 3), ("arithmetic", "So. The answer is 3.\nQ: 4?", 0)],
 )
-def test_few_shot_students_read_the_teachers_prompt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, written: str, labels: int
+def test_few_shot_students_read_the_prompt(
+    tmp_path: Path, monkeypatch: Any, task: str, written: str, labels: int
 ) -> None:
-    requests_seen: list[PredictRequest] = []
-
-    def answer(requests: list[PredictRequest], settings: EvaluationConfig, live: None) -> list[Predictions]:
-        requests_seen.extend(requests)
-        return [Predictions([(Prediction(written, 0.5, 9, 3, 0.1, too_long=False),)] * 2, 1.0)]
-
-    monkeypatch.setattr(few_shot, "predict", answer)
+    prediction = Prediction(written, 0.5, 9, 3, 0.1, too_long=False)
+    predict = Mock(return_value=[Predictions([(prediction,)] * 2, 1.0)])
+    monkeypatch.setattr(few_shot, "predict", predict)
     monkeypatch.setattr(few_shot, "student_config", lambda student: None)
     run = make_run(tmp_path, task=task, student={"model": "some/model", "method": "rationale-then-label"})
     examples = [Example("a", "one", "3" if task == "arithmetic" else "neutral"), Example("b", "two", "7")]
     [found] = few_shot.score_few_shot({"model": run}, examples)
     assert (found.counts["correct"], found.counts["unanswered"]) == (1, 0)
-    assert few_shot.score_few_shot({"model": run}, examples) == [found], "made once"
-    [request] = requests_seen
+    assert few_shot.score_few_shot({"model": run}, examples) == [found]
+    [[request], *_] = predict.call_args.args
+    assert predict.call_count == 1
     assert request.inputs[0].endswith("\n\nQ: one\nA:")
     assert request.inputs[0].count("The answer is") >= 3
     assert (request.query.ranking is not None) == bool(labels)

@@ -1,5 +1,3 @@
-"""The running cells' own steps, and the progress file of a comparison."""
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,10 +25,8 @@ def test_cells_show_phase_step_and_scored_examples(tmp_path: Path) -> None:
     with ProgressFile(Store(str(tmp_path / "one/student")), "train", "tokens") as training:
         training.phase("tokenising")
         training.write()
-        with (
-            ProgressFile(Store(str(tmp_path / "two")), "evaluate", "examples") as scoring,
-            Progress("evaluate", 20, "examples", file=scoring) as examples,
-        ):
+        scoring = ProgressFile(Store(str(tmp_path / "two")), "evaluate", "examples")
+        with scoring, Progress("evaluate", 20, "examples", file=scoring) as examples:
             examples.advance(5, "student")
             scoring.write()
             assert cells.text(jobs) == "one (tokenising), two (5/20 examples)"
@@ -49,9 +45,8 @@ def test_a_damaged_file_leaves_the_title(tmp_path: Path) -> None:
     assert RunningCells().text([job(tmp_path / "one")]) == "one"
 
 
-def test_a_comparison_has_a_progress_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lab, seen = Lab(tmp_path, monkeypatch), list[StageProgress | None]()
-    store = Store(str(lab.path("")))
+def test_a_comparison_has_a_progress_file(lab: Lab) -> None:
+    store, seen = Store(str(lab.path(""))), list[StageProgress | None]()
     lab.fails = lambda run: seen.append(read_progress(store, StageProgress))
     lab.compare()
     assert [found and (found.stage, found.unit) for found in seen] == [("compare", "cells")] * len(seen) != []
@@ -60,5 +55,4 @@ def test_a_comparison_has_a_progress_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(StageFailedError):
         lab.compare(compare={"seeds": [0, 1]})
     left = read_progress(store, StageProgress)
-    assert left is not None
     assert (left.ended, left.done, left.total) == (True, left.total, left.total)

@@ -1,7 +1,6 @@
-"""A grid from its run file to its report: what is made once, what again, and what stays."""
-
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,26 +20,16 @@ SCORES = "cells/*/heldout-*/manifest.json"
 READERS = {"methods": ["finetune", "rationale-as-input"]}
 
 
-@pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    return Lab(tmp_path, monkeypatch)
-
-
 def trained(lab: Lab) -> list[tuple[str, float, int]]:
-    """Trainings of the last call: method, fraction, seed."""
     return [(run.student.method, run.training.fraction, run.training.seed) for run in lab.trained]
 
 
 def test_a_grid_is_made_once(lab: Lab) -> None:
     assert not is_finished(lab.run())
     made = lab.compare()
-    assert is_finished(lab.run())
-    assert not is_finished(lab.run(compare={"seeds": [0, 1]}))
-    assert trained(lab) == [("finetune", 1.0, 0), ("step-by-step", 1.0, 0)]
-    assert made.counts == {"cells": 2, "scored": 20}
-    assert [group.accuracy for group in lab.report().groups] == [0.3, 0.5]
-    assert lab.compare() == made
-    assert trained(lab) == []
+    assert (is_finished(lab.run()), is_finished(lab.run(compare={"seeds": [0, 1]}))) == (True, False)
+    assert (trained(lab), made.counts) == ([("finetune", 1.0, 0), ("step-by-step", 1.0, 0)], {"cells": 2, "scored": 20})
+    assert ([group.accuracy for group in lab.report().groups], lab.compare(), trained(lab)) == ([0.3, 0.5], made, [])
     assert not lab.files("cells/*/student"), "weights go when they are scored"
 
 
@@ -53,9 +42,7 @@ def test_a_grid_is_made_once(lab: Lab) -> None:
         ({"price_per_worker_hour": 2.0}, []),
     ],
 )
-def test_an_extended_grid_keeps_its_cells(
-    lab: Lab, more: dict[str, Any], expected: list[tuple[str, float, int]]
-) -> None:
+def test_an_extended_grid_keeps_its_cells(lab: Lab, more: dict[str, Any], expected: list[Any]) -> None:
     before = lab.compare(compare={"keep_students": True})
     there = {name: lab.path(name).stat().st_mtime_ns for name in lab.files("**/*.*") if "report" not in name}
     del there[MANIFEST]
@@ -67,18 +54,16 @@ def test_an_extended_grid_keeps_its_cells(
 
 
 def test_each_report_shows_what_is_missing(lab: Lab) -> None:
-    seen: list[tuple[int, int, bool]] = []
+    seen = []
 
     def look(run: RunConfig) -> None:
-        report = lab.report()
-        there = sum(len(group.cells) for group in report.groups)
-        seen.append((there, len(report.missing), lab.path(MANIFEST).exists()))
+        there = sum(len(group.cells) for group in lab.report().groups)
+        seen.append((there, len(lab.report().missing), lab.path(MANIFEST).exists()))
 
     lab.fails = look
     lab.compare()
     lab.compare(compare={"seeds": [0, 1]})
-    assert seen == [(0, 2, False), (1, 1, False), (2, 2, False), (3, 1, False)]
-    assert lab.report().missing == []
+    assert (seen, lab.report().missing) == ([(0, 2, False), (1, 1, False), (2, 2, False), (3, 1, False)], [])
 
 
 def test_a_refused_comparison_leaves_the_finished_one(lab: Lab) -> None:
@@ -88,26 +73,21 @@ def test_a_refused_comparison_leaves_the_finished_one(lab: Lab) -> None:
     write_corpus(lab.folder / "test.jsonl", leaked)
     with pytest.raises(UserError, match=r"corpus\.test: \d+ of its 20 examples have the input of a training row"):
         lab.compare()
-    assert {name: lab.path(name).read_bytes() for name in files} == files
-    assert trained(lab) == []
+    assert ({name: lab.path(name).read_bytes() for name in files}, trained(lab)) == (files, [])
 
 
 def test_a_longer_baseline_lies_beside_the_grid(lab: Lab) -> None:
     made = lab.compare()
     lab.compare(training={"steps": 60}, compare={"methods": ["finetune"]})
-    assert trained(lab) == [("finetune", 1.0, 0)]
-    assert [group.method for group in lab.report().groups] == ["finetune"]
-    assert lab.compare().fingerprint == made.fingerprint
-    assert trained(lab) == []
+    assert (trained(lab), [group.method for group in lab.report().groups]) == ([("finetune", 1.0, 0)], ["finetune"])
+    assert (lab.compare().fingerprint, trained(lab)) == (made.fingerprint, [])
     assert [group.method for group in lab.report().groups] == ["finetune", "step-by-step"]
 
 
 def test_scores_of_other_settings_lie_side_by_side(lab: Lab) -> None:
-    made = lab.compare(evaluation={"max_new_tokens": 12})
-    first = lab.files(SCORES)
+    made, first = lab.compare(evaluation={"max_new_tokens": 12}), lab.files(SCORES)
     lab.compare(evaluation={"max_new_tokens": 13})
-    assert len(trained(lab)) == 2
-    assert len(lab.files(SCORES)) == 4
+    assert (len(trained(lab)), len(lab.files(SCORES))) == (2, 4)
     samples = {"n": 1, "temperature": 0.9, "seed": 3}
     workers = {"gpus_per_worker": 1, "workers": 2, "batch_size": 1, "samples": samples}
     for same in ({}, workers):  # batches and workers change no score
@@ -136,12 +116,10 @@ def test_a_failed_cell_is_reported_and_retried(lab: Lab) -> None:
         lab.compare()
     report = lab.report()
     assert [(row.method, row.why) for row in report.missing] == [("finetune", "no room")]
-    assert [group.method for group in report.groups] == ["step-by-step"]
-    assert not lab.files(MANIFEST)
+    assert ([group.method for group in report.groups], lab.files(MANIFEST)) == (["step-by-step"], set())
     lab.fails = lambda run: None
     lab.compare()
-    assert trained(lab) == [("finetune", 1.0, 0)]
-    assert lab.report().missing == []
+    assert (trained(lab), lab.report().missing) == ([("finetune", 1.0, 0)], [])
 
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet", None])
@@ -163,8 +141,9 @@ def test_what_is_lost_or_damaged_is_made_again(lab: Lab, content: bytes | None) 
 def test_only_user_errors_make_a_user_error(lab: Lab) -> None:
     wrong = UserError("training.tokens_per_micro_batch 16", "it is below the 50 tokens of the longest", "Raise it")
     lab.fails = lambda run: wrong
-    rule = r"finetune 1 seed 0 and 1 other: training\.tokens_per_micro_batch 16: .*Raise it"
-    with pytest.raises(UserError, match=rule):
+    with pytest.raises(
+        UserError, match=r"finetune 1 seed 0 and 1 other: training\.tokens_per_micro_batch 16: .*Raise it"
+    ):
         lab.compare()
     lab.fails = lambda run: wrong if run.student.method == "finetune" else StageFailedError("no room")
     with pytest.raises(StageFailedError, match="run the same command to retry"):
@@ -173,20 +152,17 @@ def test_only_user_errors_make_a_user_error(lab: Lab) -> None:
 
 def test_a_failed_trial_is_not_chosen(lab: Lab) -> None:
     lab.right = lambda run: 15 if run.training.learning_rate == 1e-2 else 5
-    diverges = StageFailedError("step 3 is not finite")
-    failing = ("finetune", 1e-2)
+    diverges, failing = StageFailedError("step 3 is not finite"), ("finetune", 1e-2)
     lab.fails = lambda run: diverges if (run.student.method, run.training.learning_rate) == failing else None
     sections: dict[str, Any] = {"corpus": {**lab.corpus, "validation": 0.3}, "compare": {"search": SEARCH}}
     made = lab.compare(**sections)
     search = lab.report().search
-    assert search is not None
     assert {(s.method, s.learning_rate): (s.chosen, s.why) for s in search.settings} == {
         ("finetune", 1e-4): (True, ""), ("finetune", 1e-2): (False, "step 3 is not finite"),
         ("step-by-step", 1e-4): (False, ""), ("step-by-step", 1e-2): (True, ""),
     }  # fmt: skip
     assert lab.report().missing == []
-    assert lab.compare(**sections) == made
-    assert trained(lab) == [], "a finished search is not repeated"
+    assert (lab.compare(**sections), trained(lab)) == (made, []), "a finished search is not repeated"
     lab.fails = lambda run: diverges if run.student.method == "finetune" else None
     sections["compare"] = {"search": SEARCH, "seeds": [1]}
     with pytest.raises(StageFailedError, match=r"finetune 1 seed 1 and 1 other failed: .*All its trials failed"):
@@ -198,12 +174,8 @@ def test_weights_that_no_split_needs_are_removed(lab: Lab, monkeypatch: pytest.M
     lab.compare(corpus={**lab.corpus, "validation": 0.3}, compare={"search": search})
     assert len(lab.files("cells/*/validation-*")) == 4
     assert not lab.files("cells/*/student")
-
-    def killed(run: RunConfig) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "drop_student", killed)
+        patch.setattr(cells, "drop_student", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             lab.compare(compare={"seeds": [5]})
     assert lab.files("cells/*/student"), "killed between the manifest of the scores and the removal of the weights"
@@ -220,8 +192,9 @@ def test_nothing_is_chosen_on_scored_examples(lab: Lab, sections: dict[str, Any]
     """Neither with one file for both, nor with files that share examples under different ids."""
     same = {**lab.corpus, "validation": lab.corpus["test"]}
     if chooses:
-        rule = r"corpus\.test: 20 of its 20 examples have the input of a validation example"
-        with pytest.raises(UserError, match=rule):
+        with pytest.raises(
+            UserError, match=r"corpus\.test: 20 of its 20 examples have the input of a validation example"
+        ):
             lab.compare(corpus=same, **sections)
         assert trained(lab) == []
     else:
@@ -260,8 +233,7 @@ def test_the_identity_of_early_scores_is_kept(lab: Lab) -> None:
 def test_a_student_that_reads_rationales_needs_them(lab: Lab) -> None:
     lab.compare(compare=READERS)
     assert lab.read[0] == "another question 0 [rationale] because"
-    found = lab.report().rationales_read
-    assert found is not None
+    found: Any = lab.report().rationales_read
     assert found.model_dump() == {"examples": 20, "without": 0, "states_gold": 0.0}
     rows = [{"id": f"t{i}", "input": f"question t{i}", "label": "3"} for i in range(4)]
     lab.label(rows, [{"id": "other", "input": "other", "label": "3"}])
@@ -276,8 +248,7 @@ def test_other_teacher_answers_are_read_again(lab: Lab) -> None:
     path = lab.folder / "out/labels/manifest.json"
     path.write_text(path.read_text().replace('"c0"', '"c0", "heldout_content": "h1"'))
     assert lab.compare(compare=READERS).fingerprint != made.fingerprint
-    assert [run.student.method for run in lab.trained] == ["rationale-as-input"]
-    assert len(lab.files(SCORES) - scores) == 1
+    assert ([run.student.method for run in lab.trained], len(lab.files(SCORES) - scores)) == (["rationale-as-input"], 1)
 
 
 @pytest.mark.parametrize("what", ["version", "options", "format"])
@@ -292,6 +263,5 @@ def test_scores_by_other_rules_are_never_mixed(lab: Lab, monkeypatch: pytest.Mon
         for module in ("compare.cells", "scoring.heldout_part"):
             monkeypatch.setattr(f"pipelines.{module}.task_spec", lambda task, options: task_spec(task, {}))
     again = lab.compare(**({"task_options": {"other": 1}} if what == "options" else {}))
-    assert again.fingerprint != made.fingerprint
-    assert len(lab.files(SCORES)) == 4
+    assert (again.fingerprint == made.fingerprint, len(lab.files(SCORES))) == (False, 4)
     assert untrained < lab.files("untrained/*/manifest.json"), "the untrained student is scored again too"

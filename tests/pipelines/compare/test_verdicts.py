@@ -1,5 +1,3 @@
-"""The verdict: what decides it, and how often it is wrong or blind when students are simulated."""
-
 from typing import Any
 
 import numpy as np
@@ -63,11 +61,8 @@ def verdicts(times: int, examples: int, seeds: int, effect: float, spread: Sprea
         suits = chance.normal(0.0, (spread.by_example * spread.disagreement) ** 0.5, examples)
         suits *= effect > 0  # one method under two names suits the same examples
         luck = chance.normal(0.0, spread.seed_sd, (2, seeds, 1))
-        sides = [
-            (chance.random((seeds, examples)) < difficulty + sign * (effect + suits) / 2 + luck[side]).tolist()
-            for side, sign in enumerate((1, -1))
-        ]
-        gap = mean_difference(*sides)
+        chances = (difficulty + sign * (effect + suits) / 2 + one for sign, one in zip((1, -1), luck, strict=True))
+        gap = mean_difference(*((chance.random((seeds, examples)) < one).tolist() for one in chances))
         one = difference(gap.low, gap.high, gap.p_value, seeds=seeds)
         found.append(with_verdicts([one], one, "steps")[0].shown)
     return found
@@ -75,14 +70,11 @@ def verdicts(times: int, examples: int, seeds: int, effect: float, spread: Sprea
 
 def test_a_method_against_itself_is_rarely_better_or_worse() -> None:
     # The rate is 2% to 4%: at most 5 of 100, counted over 400 so that chance does not decide the test.
-    found = verdicts(400, examples=200, seeds=5, effect=0.0)
-    assert found.count("not shown") >= 380
+    assert verdicts(400, examples=200, seeds=5, effect=0.0).count("not shown") >= 380
 
 
 def test_a_planted_effect_is_found_at_the_promised_size() -> None:
-    promised = detectable(examples=600, seeds=8)
-    assert promised is not None
-    assert promised <= EFFECT
+    assert (detectable(examples=600, seeds=8) or 1.0) <= EFFECT
     assert verdicts(100, examples=600, seeds=8, effect=EFFECT).count("better") >= 80
 
 

@@ -1,5 +1,3 @@
-"""Held-out files that are refused before anything is labelled."""
-
 from pathlib import Path
 from typing import Any
 

@@ -13,8 +13,8 @@ ROWS = [label_row("a", "3"), label_row("b", "4")]
 
 def test_costs_come_from_manifests_and_a_workers_price(tmp_path: Path) -> None:
     labels = write_labels(tmp_path / "labels", ROWS)
-    tokens = {"prompt": 812_000, "output": 46_000}
-    labels.details |= {"tokens": tokens, "gpu_hours": 1.24, "cost": {"amount": 3.1, "basis": "1.24 GPU-hours at 2.5"}}
+    labels.details["tokens"] = {"prompt": 812_000, "output": 46_000}
+    labels.details |= {"gpu_hours": 1.24, "cost": {"amount": 3.1, "basis": "1.24 GPU-hours at 2.5"}}
     run = make_run(tmp_path, training={"gpus_per_worker": 1})
     student = write_student_manifest(tmp_path / "student", run, labels)
     student.timings_s["steps"] = 1800.0  # most of them in an earlier attempt

@@ -18,18 +18,16 @@ from tests.support.reports import report, report_tree
 NUM = 50
 
 
-def write_report(
-    folder: Path, num_right: int, *, gold: str = "3", version: str = "2", first: int = 0, created: str = "2026-01-24"
-) -> Report:
+def write_report(folder: Path, num_right: int, *, gold: str = "3", version: str = "2", first: int = 0) -> Report:
     """A report on NUM examples of which the student has the first `num_right` right."""
     examples = [Example(f"e{i}", f"question {i}", gold) for i in range(first, first + NUM)]
     right = tuple(i < num_right for i in range(NUM))
     labels = tuple("3" if is_right else "7" for is_right in right)
-    student = System("student", labels, right, texts=labels, confidences=(0.5,) * NUM)
-    untrained = System("untrained", labels, right, texts=labels, confidences=(0.5,) * NUM)
+    names: tuple[Any, ...] = ("untrained", "student")
+    untrained, student = (System(name, labels, right, texts=labels, confidences=(0.5,) * NUM) for name in names)
     systems = {one.name: one for one in (untrained, student, System("teacher"), System("majority"))}
     task, scores = {"name": "arithmetic", "version": version}, [untrained.scores(), student.scores()]
-    made = report(run=folder.name, created=f"{created}T09:00:00+00:00", task=task, systems=scores)
+    made = report(run=folder.name, created="2026-01-24T09:00:00+00:00", task=task, systems=scores)
     store = Store(str(folder))
     store.write("report.json", report_bytes(made))
     store.write("predictions.parquet", predictions(examples, systems))
@@ -79,14 +77,13 @@ def test_a_report_is_named_by_folder_file_or_uri(tmp_path: Path, location: str) 
 
 def test_a_report_of_another_format_can_be_compared(tmp_path: Path) -> None:
     write_report(tmp_path / "before", 20)
-    systems = [{"name": "student", "accuracy": 0.4, "total": 50, "new": 1}]
-    tree = {
+    tree: dict[str, Any] = {
         "format": 5,
         "run": "old",
         "created": "2025",
         "task": {"name": "arithmetic", "version": "2"},
-        "systems": systems,
     }
+    tree["systems"] = [{"name": "student", "accuracy": 0.4, "total": 50, "new": 1}]
     (tmp_path / "before" / "report.json").write_text(json.dumps(tree))
     assert change(tmp_path, write_report(tmp_path / "now", 28)).better == 8
 
@@ -101,8 +98,7 @@ def test_unreadable_answers_are_refused(tmp_path: Path, how: str) -> None:
         file.write_bytes(file.read_bytes()[:-50])
     else:
         pq.write_table(pq.read_table(file).drop_columns(["gold"]), file)
-    rule = r"--baseline .*before: its predictions\.parquet cannot be read \(.*remove the file"
-    with pytest.raises(UserError, match=rule):
+    with pytest.raises(UserError, match=r"--baseline .*before: its predictions\.parquet cannot be read \(.*remove the"):
         read_earlier(str(tmp_path / "before"), "arithmetic")
     earlier, now = write_report(tmp_path / "now", 20), tmp_path / "before"
     with pytest.raises(UserError, match=r"before: its predictions\.parquet cannot be read .*makes the report again"):

@@ -32,17 +32,14 @@ def test_other_weights_are_paired_with_float32() -> None:
 
 @pytest.mark.parametrize(
     ("family", "gpus", "rule"),
-    [
-        ("decoder-only", 0, "no engine supports it for decoder-only students"),
-        ("encoder-decoder", 1, "its engine runs on CPUs"),
-    ],
+    [("decoder-only", 0, "no engine supports it for decoder-only"), ("encoder-decoder", 1, "its engine runs on CPUs")],
 )
 def test_int8_is_refused_without_an_engine(family: Family, gpus: int, rule: str) -> None:
     settings = EvaluationConfig.model_validate({"weights": ["int8"], "gpus_per_worker": gpus})
     with pytest.raises(UserError, match=rule):
         check_weights(settings, family)
     check_weights(EvaluationConfig.model_validate({"weights": ["bfloat16"], "gpus_per_worker": gpus}), family)
-    half = EvaluationConfig.model_validate({"weights": ["float16"]})
+    half = EvaluationConfig(weights=["float16"])
     check_weights(half, "decoder-only")
     with pytest.raises(UserError, match="leave its range"):
         check_weights(half, "encoder-decoder")

@@ -1,5 +1,3 @@
-"""From answers to the measured parts of report.json, and their forms for readers."""
-
 import io
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from rich.console import Console
 
 from pipelines.evaluate import plots
 from pipelines.evaluate.confusion import confusion
-from pipelines.evaluate.model import Report
 from pipelines.evaluate.predictions import PREDICTION, predictions
 from pipelines.evaluate.report import teacher_name
 from pipelines.evaluate.report_markdown import markdown
@@ -29,22 +26,17 @@ def test_systems_and_comparisons_of_a_report() -> None:
     assert list(by_name) == ["student", "untrained", "teacher", "majority"]
     first = found.student_scores
     assert (first.correct, first.total, first.unanswered, first.too_long, first.accuracy) == (25, 40, 3, 2, 0.625)
-    assert first.interval == pytest.approx((0.4703, 0.7577), abs=2e-3)
-    assert by_name["untrained"].unanswered == 40
-    per_example = [
-        (s.seconds_per_example, s.prompt_tokens_per_example, s.output_tokens_per_example) for s in found.systems
-    ]
-    assert per_example[0] == (0.02, 22.5, 2.0)
-    assert per_example[2] == (None, None, None)
-    assert {c.student_vs: (c.better, c.worse) for c in found.comparisons} == {
-        "untrained": (25, 0), "teacher": (0, 5), "majority": (23, 0),
-    }  # fmt: skip
+    assert (first.interval, by_name["untrained"].unanswered) == (pytest.approx((0.4703, 0.7577), abs=2e-3), 40)
+    names = ("seconds_per_example", "prompt_tokens_per_example", "output_tokens_per_example")
+    assert [getattr(first, name) for name in names] == [0.02, 22.5, 2.0]
+    assert [getattr(by_name["teacher"], name) for name in names] == [None] * 3
+    pairs = {c.student_vs: (c.better, c.worse) for c in found.comparisons}
+    assert pairs == {"untrained": (25, 0), "teacher": (0, 5), "majority": (23, 0)}
     teacher = found.comparisons[1]
     assert (teacher.p_value, teacher.difference) == (pytest.approx(2 / 32), -5 / 40)
     assert -0.3 < teacher.difference_interval[0] < -5 / 40 < teacher.difference_interval[1] < 0.05
-    assert [(c.gold, c.student, c.count) for c in found.confusion or []] == [
-        ("4 - 1", "4 - 1", 25), ("4 - 1", "7", 12), ("4 - 1", None, 3),
-    ]  # fmt: skip
+    counts = [("4 - 1", "4 - 1", 25), ("4 - 1", "7", 12), ("4 - 1", None, 3)]
+    assert [(c.gold, c.student, c.count) for c in found.confusion or []] == counts
 
 
 def choices(i: int) -> tuple[str, ...]:
@@ -66,11 +58,9 @@ def choices(i: int) -> tuple[str, ...]:
 )  # fmt: skip
 def test_a_confusion_is_of_meanings_or_of_places(examples: Any, labels: Any, expected: Any, note: str) -> None:
     made = [Example(f"e{i}", "?", gold, options) for i, (gold, options) in enumerate(examples)]
-    key = str if note else Arithmetic().key
-    found, found_note = confusion(made, labels, key)
+    found, found_note = confusion(made, labels, str if note else Arithmetic().key)
     assert [(c.gold, c.student, c.count) for c in found or []] == expected
-    assert found_note.startswith(note)
-    assert bool(found_note) == bool(note)
+    assert (found_note[: len(note)], bool(found_note)) == (note, bool(note))
 
 
 def test_too_many_labels_have_a_note_instead_of_a_confusion() -> None:
@@ -99,8 +89,8 @@ def test_the_headline_names_the_rival_and_its_verdict(first: int, others: list[S
 
 
 def test_a_linked_teacher_has_the_name_of_its_folder(tmp_path: Path) -> None:
-    tmp_path.joinpath("SmolLM2").mkdir()
-    tmp_path.joinpath("teacher").symlink_to("SmolLM2")
+    (tmp_path / "SmolLM2").mkdir()
+    (tmp_path / "teacher").symlink_to("SmolLM2")
     models = (str(tmp_path / "teacher"), f"{tmp_path / 'SmolLM2'}/", "Qwen/Qwen2.5-7B-Instruct", None)
     manifests = [Manifest.model_construct(config={"teacher": {"model": model}}) for model in models]
     assert [teacher_name(one) for one in manifests] == ["SmolLM2", "SmolLM2", "Qwen2.5-7B-Instruct", None]
@@ -121,8 +111,7 @@ def test_errors_are_the_most_confident_wrong_answers() -> None:
     assert [e.id for e in found] == [f"e{i}" for i in range(39, 19, -1)]
     first = found[0]
     assert (first.input, first.gold, first.student) == ("How many is 39 | 1?", "4 - 1", "?")
-    assert (first.confidence, first.teacher, found[-1].teacher) == (0.975, None, "3")
-    assert made(student(40)).errors == []
+    assert (first.confidence, first.teacher, found[-1].teacher, made(student(40)).errors) == (0.975, None, "3", [])
 
 
 MARKDOWN = (
@@ -153,7 +142,6 @@ def test_markdown_lists_systems_limits_and_settings() -> None:
 
 def test_markdown_has_the_optional_sections() -> None:
     quality = report_tree()["rationale"] | {"of": "teacher", "examples": 36, "empty": 2, "leads_to_label": None}
-    change = report_tree()["baseline"]
     text = markdown(report(rationale=quality))
     for part in (
         "## Rationales of the teacher\n\n36 rationales, 2 of them empty. Of the others:",
@@ -166,14 +154,8 @@ def test_markdown_has_the_optional_sections() -> None:
     ):
         assert part in text
     nothing = dict.fromkeys(("difference", "interval", "better", "worse", "p_value"))
-    unpaired = change | nothing | {"same_examples": False, "note": "other inputs"}
+    unpaired = report_tree()["baseline"] | nothing | {"same_examples": False, "note": "other inputs"}
     assert "59.0% of 200 there; not paired: other inputs" in markdown(report(baseline=unpaired))
-
-
-def terminal(found: Report) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(report_table(found))
-    return console.export_text()
 
 
 def test_hostile_texts_stay_text_in_the_terminal() -> None:
@@ -181,7 +163,9 @@ def test_hostile_texts_stay_text_in_the_terminal() -> None:
     heldout = report_tree()["heldout"] | {"unreadable": {"count": 1, "ids": ["[/b]"], "problems": [problem]}}
     note = "`[/b]`, the label of 2 of 9"
     found = made(student(25), [*OTHERS[:2], system("majority", 2, note=note)], heldout=heldout)
-    text = terminal(found)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(report_table(found))
+    text = console.export_text()
     for part in ("untrained student", "25 of 40", "47.0 to 75.8%", "2e-07", f"majority label: {note}"):
         assert part in text
     assert "First problem: [/b], the gold [2J[red]label [/i]." in text
@@ -196,26 +180,21 @@ def test_hostile_texts_stay_text_in_markdown() -> None:
     unreadable = {"count": 1, "ids": [WILD], "problems": [{"id": WILD, "problem": WILD}]}
     heldout = report_tree()["heldout"] | {"unreadable": unreadable, "duplicates": {"count": 1, "ids": [WILD]}}
     error = dict.fromkeys(("id", "input", "gold", "student", "teacher"), WILD) | {"confidence": 0.5}
-    text = markdown(
-        made(
-            student(25),
-            [*OTHERS[:2], system("majority", 2, note=WILD)],
-            heldout=heldout,
-            confusion=[{"gold": WILD, "student": WILD, "count": 3}, {"gold": "a|b\nc", "student": None, "count": 3}],
-            errors=[error],
-            task={"name": WILD, "version": "1"},
-            provenance={"labels": {"teacher": "a ``` b"}},
-        )
-    )
-    assert f"| {TAME} | {TAME} | 3 |" in text
-    assert f"| {TAME} | {TAME} | {TAME} | {TAME} | {TAME} |" in text
-    assert f"- majority label: {TAME}." in text
-    assert f"First problem: {TAME}, {TAME}." in text
-    assert f"- task: {TAME}, version 1" in text
-    assert '- labels: ```` {"teacher": "a ``` b"} ````' in text
-    assert "| a\\|b c | (no answer) | 3 |" in text
-    assert WILD not in text
-    assert "<img" not in text
+    counts = [{"gold": WILD, "student": WILD, "count": 3}, {"gold": "a|b\nc", "student": None, "count": 3}]
+    more = {"task": {"name": WILD, "version": "1"}, "provenance": {"labels": {"teacher": "a ``` b"}}}
+    others = [*OTHERS[:2], system("majority", 2, note=WILD)]
+    text = markdown(made(student(25), others, heldout=heldout, confusion=counts, errors=[error], **more))
+    for part in (
+        f"| {TAME} | {TAME} | 3 |",
+        f"| {TAME} | {TAME} | {TAME} | {TAME} | {TAME} |",
+        f"- majority label: {TAME}.",
+        f"First problem: {TAME}, {TAME}.",
+        f"- task: {TAME}, version 1",
+        '- labels: ```` {"teacher": "a ``` b"} ````',
+        "| a\\|b c | (no answer) | 3 |",
+    ):
+        assert part in text
+    assert (WILD in text, "<img" in text) == (False, False)
 
 
 def test_predictions_have_the_schema() -> None:
@@ -231,8 +210,7 @@ def test_predictions_have_the_schema() -> None:
 
 
 def test_the_plot_shows_systems_with_an_accuracy() -> None:
-    full = plots.accuracy_png(made(student(25)))
-    fewer = plots.accuracy_png(made(student(25), [OTHERS[0], System("teacher"), OTHERS[2]]))
+    systems = (OTHERS, [OTHERS[0], System("teacher"), OTHERS[2]])
+    full, fewer = (plots.accuracy_png(made(student(25), others)) for others in systems)
     assert full.startswith(b"\x89PNG\r\n\x1a\n")
-    heights = [int.from_bytes(png[20:24], "big") for png in (full, fewer)]
-    assert heights[0] > heights[1] > 0
+    assert int.from_bytes(full[20:24], "big") > int.from_bytes(fewer[20:24], "big") > 0, "heights"
