@@ -91,9 +91,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"teacher": {**OPENAI, "remote": {"url": "http://h:99999"}}}, {}, "teacher.remote.url http://h:99999: not an http or https URL"),
     ],
 )  # fmt: skip
-def test_wrong_input_is_one_message(
-    folder: Path, changes: dict[str, Any], files: dict[str, str | bytes], message: str
-) -> None:
+def test_wrong_input_is_one_message(folder: Path, changes: Any, files: dict[str, Any], message: str) -> None:
     for name, content in {"run.yaml": yaml.safe_dump(RUN | changes), **files}.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     done = CliRunner().invoke(main, ["plan", "run.yaml", "--prompts", "0"])

@@ -37,6 +37,8 @@ def test_a_card_holds_the_facts_of_the_manifest(folder: Path, tmp_path: Path) ->
         edit_manifest(Path(other), config={"student": student})
         assert (read_card("sums", other).has_rationale, read_card("sums", other).prompt) == (False, prompt)
     assert card.prompt == "plain"
+    with pytest.raises(UserError, match=r"it is the output of a run.*Give that folder: .*/student"):
+        read_card("sums", str(folder.parent))
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "../a", "-a", "a" * 64, "ä", "a\n", "@", "a@", "@b", "a@b@c"])
@@ -73,7 +75,8 @@ OTHERS = r"other/repo--mine\."
         (lambda s: (s / MANIFEST).unlink(), "no finished student artifact"),
         (shutil.rmtree, "the folder does not exist"),
         (lambda s: edit_manifest(s, type="labels"), "it is a labels artifact"),
-        (lambda s: edit_details(s, "parameters", task={}), r"details lack .*parameters, task\.name"),
+        (lambda s: edit_details(s, "parameters", task={}), r"details lack a valid parameters, task\.name"),
+        (lambda s: edit_details(s, files={"config.json": 5}), r"lack a valid files\.config\.json"),
         (lambda s: edit_details(s, method="rationale-as-input"), "reads the teacher's rationale"),
         (lambda s: edit_details(s, method="of-tomorrow"), "this version does not know its method of-tomorrow"),
         (lambda s: (s / "model.safetensors").unlink(), "no model.safetensors"),

@@ -62,11 +62,13 @@ def test_jobs_of_other_outputs_are_listed_if_none_matches(server: FakeJobServer,
     assert "raystill submit" not in result.output, "it would start a second job"
 
 
-@pytest.mark.parametrize("verb", ["logs", "stop"])
-@pytest.mark.parametrize("options", [["--set", "output=x"], ["--stage", "label"]], ids=lambda options: options[0])
-def test_settings_and_stage_have_no_effect_on_an_id(server: FakeJobServer, verb: str, options: list[str]) -> None:
-    result = command(verb, put(server, "s3://bucket/other"), *ADDRESS, *options)
-    refused(result, f"{' '.join(options)}: has no effect")
+def test_other_options_without_effect_are_refused(server: FakeJobServer, run_file: str) -> None:
+    name = put(server, "s3://bucket/other")
+    for verb in ("logs", "stop"):
+        for options in (["--set", "output=x"], ["--stage", "label"]):
+            refused(command(verb, name, *ADDRESS, *options), f"{' '.join(options)}: has no effect")
+    refused(command("status", run_file, *ADDRESS, "--follow"), "--follow: ")
+    refused(command("status", *ADDRESS, "--set", "output=x"), "--set output=x: ")
 
 
 @pytest.mark.parametrize(
@@ -77,19 +79,11 @@ def test_settings_and_stage_have_no_effect_on_an_id(server: FakeJobServer, verb:
         ([], ["try", "try-large", "re-raystill-try", "other"]),
     ],
 )
-def test_status_lists_the_jobs_of_a_run_or_all(
-    server: FakeJobServer, run_file: str, options: list[str], jobs: list[str]
-) -> None:
-    names = {
-        name: put(server, f"s3://bucket/{name}", name=name) for name in ("try", "try-large", "re-raystill-try", "other")
-    }
+def test_status_lists_jobs_of_a_run_or_all(server: FakeJobServer, run_file: str, options: Any, jobs: list[str]) -> None:
+    every = ("try", "try-large", "re-raystill-try", "other")
+    names = {name: put(server, f"s3://bucket/{name}", name=name) for name in every}
     result = command("status", *(run_file if one == "RUN" else one for one in options), *ADDRESS, "--json")
     assert [job["job"] for job in json.loads(result.output)["jobs"]] == [names[name] for name in jobs]
-
-
-def test_options_of_status_without_effect_are_refused(server: FakeJobServer, run_file: str) -> None:
-    refused(command("status", run_file, *ADDRESS, "--follow"), "--follow: ")
-    refused(command("status", *ADDRESS, "--set", "output=x"), "--set output=x: ")
 
 
 @pytest.mark.parametrize(
@@ -108,16 +102,12 @@ def test_options_of_status_without_effect_are_refused(server: FakeJobServer, run
         (["--stage", "label", "--driver-resource", "GPU=1"], "--driver-resource GPU=1: GPU is no custom resource"),
     ],
 )
-def test_options_without_effect_are_refused(
-    server: FakeJobServer, run_file: str, options: list[str], message: str
-) -> None:
+def test_useless_options_are_refused(server: FakeJobServer, run_file: str, options: list[str], message: str) -> None:
     refused(command("submit", run_file, *ADDRESS, *options), message)
     assert not server.submitted
 
 
-def test_a_failed_attempt_is_followed_by_another(
-    server: FakeJobServer, run_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_attempt_is_repeated(server: FakeJobServer, run_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     statuses = iter(["FAILED", "SUCCEEDED"])
 
     def follow(client: JobClient, job_id: str, out: Any) -> Job:
@@ -147,7 +137,5 @@ def test_an_interrupted_command_leaves_the_job(
     result = command(*(run_file if argument == "RUN" else argument for argument in arguments), "--json")
     error = json.loads(result.stdout)["error"]
     assert (result.exit_code, error["type"], error["exit_code"]) == (130, "interrupted", 130)
-    assert (
-        f"The job keeps running. Follow it: `raystill logs {name} --address http://head:8265 -f`." in error["message"]
-    )
+    assert f"job keeps running. Follow it: `raystill logs {name} --address http://head:8265 -f`." in error["message"]
     assert f"Stop it: `raystill stop {name} --address http://head:8265`" in result.stderr

@@ -1,11 +1,12 @@
 """`raystill status`: another process reads a run's folder, while real processes live and die."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +75,13 @@ def test_states_follow_the_folder(run_file: str, store: Store, tmp_path: Path) -
     assert evaluate == "evaluate  not begun"
 
 
+def test_a_scan_is_shown(run_file: str, store: Store) -> None:
+    with LabelProgressFile(store, "label", "rows") as live:
+        live.phase("scanning the corpus")
+        live.write()
+        assert lines(run_file)[0].startswith("label     running      scanning the corpus, 0 s, pid ")
+
+
 def test_a_comparison_shows_its_cells(run_file: str, tmp_path: Path) -> None:
     compare = Store(str(tmp_path / "out/compare"))
     report = {"groups": [{"cells": [1, 2]}, {"cells": [3]}], "missing": [4]}
@@ -106,13 +114,6 @@ def test_a_driver_is_seen_alive_and_dead(run_file: str, store: Store, worker: su
     assert found == f"label     interrupted  100 of 1,000 rows are finished; `raystill label {run_file}` resumes"
 
 
-def test_a_scan_is_shown(run_file: str, store: Store) -> None:
-    with LabelProgressFile(store, "label", "rows") as live:
-        live.phase("scanning the corpus")
-        live.write()
-        assert lines(run_file)[0].startswith("label     running      scanning the corpus, 0 s, pid ")
-
-
 @pytest.mark.parametrize(("stage", "folder"), [("train", "student"), ("evaluate", "report"), ("compare", "compare")])
 def test_every_stage_shows_phase_rate_and_end(run_file: str, tmp_path: Path, stage: str, folder: str) -> None:
     def line() -> str:
@@ -120,12 +121,10 @@ def test_every_stage_shows_phase_rate_and_end(run_file: str, tmp_path: Path, sta
 
     artifact = Store(str(tmp_path / "out" / folder))
     with stage_process(artifact, stage) as process:
-        assert line().startswith(f"{stage} running 100/900 tokens, starting workers, ")
-        assert f"pid {process.pid} on " in line()
+        assert re.match(f"{stage} running 100/900 tokens, starting workers, .*pid {process.pid} on ", line())
         assert step(process) == "working\n"
-        assert line().startswith(f"{stage} running 300/900 tokens, ")
-        assert " tokens/s, " in line()
-        assert " left, step 3/9, loss: label 0.412, pid " in line()
+        running = rf"{stage} running 300/900 tokens, .* tokens/s, .* left, step 3/9, loss: label 0\.412, pid "
+        assert re.match(running, line())
         found = stages(run_file)[stage]
         assert (found["state"], found["done"], found["unit"]) == ("running", 300, "tokens")
         process.kill()
@@ -195,24 +194,16 @@ def test_follow_ends_when_no_stage_can_follow(
         return RunStatus(run="a", output="out", stages=dict(stages))
 
     monkeypatch.setattr(status, "run_status", read)
-    follow = partial(
-        status.follow_status, cast(RunConfig, None), "run.yaml", as_json=True,
-        sleep=lambda s: slept.append(slept[-1] + s), clock=lambda: slept[-1],
-    )  # fmt: skip
-    if exit_code:
-        with pytest.raises(StageFailedError, match=r"train ended unfinished. Run `raystill train run.yaml` to resume"):
-            follow()
-    else:
-        follow()
+    clock = {"sleep": lambda s: slept.append(slept[-1] + s), "clock": lambda: slept[-1]}
+    match = r"train ended unfinished. Run `raystill train run.yaml` to resume"
+    with pytest.raises(StageFailedError, match=match) if exit_code else nullcontext():
+        status.follow_status(cast(RunConfig, None), "run.yaml", as_json=True, **clock)
     assert slept[-1] == seconds
 
 
 def test_follow_ends_with_the_work(run_file: str, store: Store, worker: subprocess.Popen[str]) -> None:
-    """Exit 0 if the manifest appears; 1, and the command that resumes, if the process dies."""
     follow = [sys.executable, "-m", "cluster", "status", run_file, "--follow", "--json"]
     with subprocess.Popen(follow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
-        assert follower.stdout is not None
-        assert follower.stderr is not None
         assert json.loads(follower.stdout.readline())["stages"]["label"]["state"] == "running"
         worker.kill()
         worker.wait()

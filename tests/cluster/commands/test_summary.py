@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,7 @@ def test_labels_in_words() -> None:
         ([str(i) for i in range(101)], [None] * 101, "", ""),
     ],
 )  # fmt: skip
-def test_collapsed_labels_are_warned_of(
-    tmp_path: Path, labels: list[str], gold: list[str | None], line: str, warned: str
-) -> None:
+def test_collapsed_labels_are_warned_of(tmp_path: Path, labels: list[str], gold: Any, line: str, warned: str) -> None:
     (tmp_path / "labels" / "data").mkdir(parents=True)
     pq.write_table(pa.table({"label": labels, "gold": gold}), tmp_path / "labels" / "data" / "p.parquet")
     run, made = run_config(output=str(tmp_path)), manifest(parts={"data/p.parquet": len(labels)})
@@ -87,17 +86,11 @@ def test_a_reject_of_each_reason_is_shown(tmp_path: Path) -> None:
     rows = [*word_problem_rows(300), {"id": "late", "input": None}]
     rows[2]["id"] = "r1"
     corpus = write_jsonl(tmp_path / "c.jsonl", rows)
-    rejects = [
-        ("r250", "unparsable"),
-        ("r17", "unparsable"),
-        ("r1", "duplicate"),
-        ("late", "bad_input"),
-        ("gone", "tie"),
-    ]
-    table = pa.Table.from_pylist([{"id": one, "reason": reason, "detail": "why"} for one, reason in rejects])
+    rejects = {"r250": "unparsable", "r17": "unparsable", "r1": "duplicate", "late": "bad_input", "gone": "tie"}
+    table = pa.Table.from_pylist([{"id": one, "reason": reason, "detail": "why"} for one, reason in rejects.items()])
     (tmp_path / "labels" / "rejects").mkdir(parents=True)
     pq.write_table(table, tmp_path / "labels" / "rejects" / "p.parquet")
-    counts = manifest().counts | {"rejected_by_reason": {"unparsable": 2, "duplicate": 1, "bad_input": 1, "tie": 1}}
+    counts = manifest().counts | {"rejected_by_reason": Counter(rejects.values())}
     made = manifest(parts={"rejects/p.parquet": 5}).model_copy(update={"counts": counts})
     run = run_config(train=corpus, output=str(tmp_path))
     assert list(stage_summary(run, "label", made, 70.0).lines())[1:5] == [
@@ -128,6 +121,13 @@ def test_training_in_words() -> None:
     assert "2 workers on 2 nodes, ZeRO" in on_two[0]
 
 
+@pytest.mark.parametrize(("age_s", "reused"), [(0.0, False), (29.0, False), (32.0, True)])
+def test_artifacts_older_than_the_stage_are_reused(age_s: float, reused: bool) -> None:
+    created = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat(timespec="seconds")
+    made = manifest(**MEASURED).model_copy(update={"created": created})
+    assert stage_summary(run_config(), "label", made, seconds=30.0).reused is reused
+
+
 def test_json_keeps_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     run = run_config()
     made = {"label": manifest(**MEASURED), "train": manifest(training=TRAINING)}
@@ -138,11 +138,3 @@ def test_json_keeps_what_was_measured(capsys: pytest.CaptureFixture[str]) -> Non
     assert (label["artifact"], label["timings_s"]["engine_start"]) == ("out/labels", 98.0)
     assert (train["training"], train["tensorboard"]) == (TRAINING, "out/tensorboard")
     assert found["report"] == {}
-
-
-@pytest.mark.parametrize(("age_s", "reused"), [(0.0, False), (29.0, False), (32.0, True)])
-def test_artifacts_older_than_the_stage_are_reused(age_s: float, reused: bool) -> None:
-    """The stage took 30 s."""
-    created = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat(timespec="seconds")
-    made = manifest(**MEASURED).model_copy(update={"created": created})
-    assert stage_summary(run_config(), "label", made, 30.0).reused is reused

@@ -112,13 +112,11 @@ def init(*arguments: str) -> InitSummary:
     ("name", "content", "found", "form", "warning"),
     [
         ("a.csv", table(TICKETS), CLOSED, "CSV, separator `,`, UTF-8", ""),
-        ("a.csv", table(TICKETS, ";"), CLOSED, "CSV, separator `;`, UTF-8", ""),
         ("a.csv", QUOTED, OF_QUOTED, "CSV, separator `;`", "58 of 60 rows equal an earlier row"),
         ("a.jsonl", lines(LATE), ("classification", {}, "gold-else-teacher"), "JSON Lines", "160 rows have no gold label"),
         ("a.csv", table(TICKETS, "|", "utf-8-sig"), CLOSED, "CSV, separator `|`, UTF-8", ""),
         ("a.csv", table(TICKETS, "\t", "utf-16"), CLOSED, "CSV, separator tab, UTF-16", ""),
         ("a.csv", table(TICKETS, ";", "utf-16-le"), CLOSED, "CSV, separator `;`, UTF-16-LE", ""),
-        ("a.tsv", table(TICKETS, "\t"), CLOSED, "CSV, separator tab, UTF-8", ""),
         ("a.csv.gz", gzip.compress(table(TICKETS)), CLOSED, "CSV, separator `,`, UTF-8", ""),
         ("a.csv", table(TICKETS).replace(b"Ticket ID,Message,Queue", b"Ticket ID, Message, Queue"), CLOSED, "CSV", ""),
         ("a.csv", table(PARTLY_LATIN, ";", "cp1252"), CLOSED, "CSV, separator `;`, CP1252, which", "a.csv is cp1252, not UTF-8. Convert"),

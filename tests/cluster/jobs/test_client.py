@@ -74,9 +74,7 @@ ENVIRONMENT = {"A": "b"}
         ({"driver": Driver(environment=ENVIRONMENT, installed=True)}, False),
     ],
 )
-def test_only_a_job_with_the_same_settings_is_attached_to(
-    server: FakeJobServer, changes: dict[str, Any], attaches: bool
-) -> None:
+def test_only_a_job_of_the_same_settings_is_attached(server: FakeJobServer, changes: Any, attaches: bool) -> None:
     client = JobClient("http://head")
     arguments: dict[str, Any] = {"run": RUN, "stage": "label", "driver": Driver(environment=ENVIRONMENT)}
     client.submit(**arguments)

@@ -19,13 +19,7 @@ pytestmark = needs_kustomize
 KUBERAY = yaml.safe_load((ROOT / "k8s" / "versions.yaml").read_text())["kuberay"]
 DOCKERFILE = (ROOT / "k8s/image/Dockerfile").read_text()
 NAMESPACE = yaml.safe_load((ROOT / "k8s/platform/namespace.yaml").read_text())
-OTHER_KINDS = (
-    "gateway",
-    "node",
-    "pod",
-    "pods",
-    "secret",
-)  # made by the operator, by Kubernetes, by the cluster's administrator
+OTHER_KINDS = ("gateway", "node", "pod", "pods", "secret")  # made by the operator, Kubernetes, the administrator
 KUBECTL = "apply annotate cordon cp create delete describe drain exec get label logs port-forward wait"
 KNOWN = rf"kubectl (-n \S+ )?({KUBECTL.replace(' ', '|')})|helm (install|repo|rollback|upgrade)|docker (build|push)|raystill"
 OTHERS = r"cp -r k8s|curl -s http|export RAY_AUTH_MODE|kind load|make (k8s-teardown|test-full)|python -[cm]|M.from_pretrained"

@@ -1,5 +1,6 @@
 """`raystill k8s status`, `logs`, `stop`, `down` and `plan` against an API server."""
 
+import itertools
 import json
 
 import pytest
@@ -35,10 +36,7 @@ def suspended(server: FakeKubernetes) -> None:
     ("scene", "reason"),
     [
         (suspended, "its queue: insufficient quota for nvidia.com/gpu"),
-        (
-            scenes.warning("The RayJob spec is invalid: x"),
-            "the operator, which refuses it: The RayJob spec is invalid: x",
-        ),
+        (scenes.warning("The RayJob spec is invalid: x"), "the operator, which refuses it: The RayJob spec is"),
         (scenes.phase("Retrying", message=FAILED.format(1)), "a new cluster: attempt 0 failed (exit code 1)"),
         (scenes.together(STARTS, scenes.warning(scenes.QUOTA)), "its quota: exceeded quota: team"),
         (scenes.together(STARTS, scenes.pod("head", waiting=("CrashLoopBackOff", ""), ended=OOM)), "again (OOMKilled)"),
@@ -116,17 +114,8 @@ def test_plan_makes_the_checks_and_creates_nothing(server: FakeKubernetes) -> No
 
 def test_plan_says_the_gpus_of_each_step() -> None:
     prod = str(K8S / "overlays" / "prod-gpu")
-    options = [
-        "--overlay",
-        prod,
-        "--offline",
-        "--json",
-        "--set",
-        "teacher.replicas.max=2",
-        "--set",
-        "teacher.resources={a: 1}",
-    ]
-    plan = json.loads(k8s("plan", f"{prod}/run/run.yaml", *options).stdout)
+    options = ["--offline", "--json", "--set", "teacher.replicas.max=2", "--set", "teacher.resources={a: 1}"]
+    plan = json.loads(k8s("plan", f"{prod}/run/run.yaml", "--overlay", prod, *options).stdout)
     steps = {step["step"]: (step["least"], step["most"], step["used"]) for step in plan["gpus"]}
     assert (steps["label"], steps["train"]) == ((1, 4, 2), (2, 2, 2))
     assert steps["endpoint, another image or generation"] == (4, 8, None)
@@ -135,8 +124,9 @@ def test_plan_says_the_gpus_of_each_step() -> None:
 def test_the_runners_role_has_the_rights_that_the_commands_need() -> None:
     (rules,) = (found["rules"] for found in overlay("dev-cpu") if found["metadata"]["name"] == "raystill-runner")
     granted = {
-        (verb, group, resource)
-        for rule in rules for group in rule["apiGroups"] for resource in rule["resources"] for verb in rule["verbs"]
-    }  # fmt: skip
+        found
+        for rule in rules
+        for found in itertools.product(*(rule[key] for key in ("verbs", "apiGroups", "resources")))
+    }
     needed = [right for command in ("run", "plan", "status", "logs", "stop") for right in RIGHTS[command]]
     assert {(one.verb, one.kind.group, f"{one.kind.plural}/{one.subresource}".rstrip("/")) for one in needed} <= granted

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -43,9 +44,7 @@ def test_a_finished_model_is_kept_and_never_replaced(source: Path, tmp_path: Pat
     (source / "model.safetensors").write_text("other weights")
     assert download(entry, volume) == found
     assert download(entry.model_copy(update={"sha256": found}), volume) == found
-    with pytest.raises(
-        UserError, match=r"models/tiny: it holds another model \(file://.*\)\. Give this one another name"
-    ):
+    with pytest.raises(UserError, match=r"models/tiny: it holds another model \(file://.*\)\. Give this one"):
         download(Model(name="tiny", source="org/model"), volume)
     (volume / "by-hand").mkdir()
     with pytest.raises(UserError, match="copied by hand"):
@@ -73,9 +72,8 @@ def test_wrong_content_leaves_no_model(source: Path, tmp_path: Path, capsys: pyt
     assert main([str(listed), str(tmp_path)]) == 2
     assert "it has no *.safetensors" in capsys.readouterr().err
     assert not (tmp_path / "tiny").exists()
-    listed.write_text(
-        f"- {{name: tiny, source: '{(tmp_path / 'nothing').as_uri()}'}}\n- {{name: up, source: '{other.as_uri()}'}}\n"
-    )
+    nothing = (tmp_path / "nothing").as_uri()
+    listed.write_text(f"- {{name: tiny, source: '{nothing}'}}\n- {{name: up, source: '{other.as_uri()}'}}\n")
     assert main([str(listed), str(tmp_path)]) == 2
     assert "the folder is empty or does not exist" in capsys.readouterr().err
     assert (tmp_path / "up" / "model.safetensors").exists(), "one refused model keeps no other"
@@ -94,10 +92,7 @@ def test_the_hub_is_called_with_the_revision(tmp_path: Path, monkeypatch: pytest
     assert calls == [("google/t5", "abc")]
     assert sorted(file.name for file in (tmp_path / "t5").iterdir()) == [RECORD, "model.safetensors"]
 
-    def offline(*_: object, **__: object) -> None:
-        raise ConnectionError("no route to the hub")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=ConnectionError("no route to the hub")))
     (tmp_path / "list").write_text("[{name: other, source: google/t5}]")
     assert main([str(tmp_path / "list"), str(tmp_path)]) == 1, "the Job tries again"
 

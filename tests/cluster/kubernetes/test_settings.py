@@ -59,11 +59,7 @@ def test_the_namespace_of_a_second_team_moves_every_object(name: str, tmp_path: 
 def test_settings_reach_images_sizes_and_hosts(tmp_path: Path) -> None:
     root = edited(tmp_path, "prod-gpu", 'gpus: "1"', 'gpus: "4"')
     file = root / "overlays/prod-gpu" / FILE
-    text = (
-        file.read_text(encoding="utf-8")
-        .replace("memory: 64Gi", "memory: 256Gi")
-        .replace("host: raystill.", "host: ai.")
-    )
+    text = file.read_text().replace("memory: 64Gi", "memory: 256Gi").replace("host: raystill.", "host: ai.")
     file.write_text(text.replace("label: {min: 1, max: 4}", "label: {min: 2, max: 3}"), encoding="utf-8")
     objects = overlay("prod-gpu", root)
     (group,) = named(objects, "RayJob", "raystill-label")["spec"]["rayClusterSpec"]["workerGroupSpecs"]

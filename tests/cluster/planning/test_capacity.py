@@ -42,8 +42,6 @@ def test_one_replica_fewer_would_be_late(deadline_s: float) -> None:
     found = answer(1_000_000, deadline_s)
     replicas, label = found.replicas, found.label
     assert replicas == math.ceil(100_000 / (deadline_s - 50))
-    assert label
-    assert label.seconds
     assert (label.replicas, label.seconds <= deadline_s) == (replicas, True)
     assert replicas == 1 or 100_000 / (replicas - 1) + 50 > deadline_s
     assert found.gpus == 2 * replicas

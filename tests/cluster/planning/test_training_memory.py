@@ -35,7 +35,6 @@ def test_parameters_are_those_of_the_libraries(which: int, layers: int) -> None:
     config = configs()[which]
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     shape, model = student_shape(config.to_dict(), STUDENT), kind.from_config(config)
-    assert shape is not None
     assert shape.layers == layers
     # Norms and T5's position biases are not counted.
     assert shape.parameters == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.01)
@@ -49,8 +48,6 @@ def test_parameters_are_those_of_the_libraries(which: int, layers: int) -> None:
 def test_shapes_may_be_cut_or_unknown() -> None:
     config = configs()[0].to_dict()
     whole, part = student_shape(config, STUDENT), student_shape(config, FIRST_LAYER)
-    assert whole is not None
-    assert part is not None
     assert (part.layers, part.parameters < whole.parameters) == (1, True)
     assert student_shape({"model_type": "mamba"}, STUDENT) is None
     assert student_shape({**config, "num_experts_per_tok": 2}, STUDENT) is None
@@ -79,7 +76,6 @@ def test_zero_stages_shard_their_parts() -> None:
 
 @pytest.mark.parametrize(("encoder", "decoder"), [(2, 1), (1, 2)])
 def test_t5_keeps_its_attention_matrices(encoder: int, decoder: int) -> None:
-    """Compared with the bytes that torch keeps for the backward pass."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -104,7 +100,6 @@ def test_t5_keeps_its_attention_matrices(encoder: int, decoder: int) -> None:
     sizes = {"max_input_tokens": longest, "max_target_tokens": target, "tokens_per_micro_batch": longest + target}
     training = TrainingConfig(workers=1, precision="fp32", **sizes)
     shape = student_shape(config.to_dict(), STUDENT)
-    assert shape is not None
     estimate = training_memory(shape, training)
     assert estimate.activations + estimate.attention == pytest.approx(measured, rel=0.15)
     assert estimate.attention > estimate.activations

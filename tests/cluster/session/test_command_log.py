@@ -18,7 +18,6 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("error", [StageFailedError("training stopped"), UserError("a", "b", "c")])
 def test_the_log_of_a_failed_stage_has_its_traceback(error: RaystillError) -> None:
-    """A refused input needs no log."""
     with pytest.raises(type(error)), command_log("train", verbose=False):
         raise error from RuntimeError("of a worker")
     log = last_log()

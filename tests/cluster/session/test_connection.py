@@ -33,8 +33,7 @@ def test_an_unreachable_dashboard_is_reported_at_once() -> None:
 
 
 def http_error(status: int) -> requests.HTTPError:
-    response = requests.Response()
-    response.status_code = status
+    (response := requests.Response()).status_code = status
     return requests.HTTPError("made", response=response)
 
 

@@ -20,13 +20,11 @@ signal.pause()
 
 @pytest.mark.parametrize("waits", [True, False], ids=["hangs", "leaves them"])
 def test_no_process_of_an_own_ray_outlives_its_shutdown(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
-    """Of a shutdown that waits for them, or that leaves them behind. Processes of others stay."""
     for limit in ("_GRACE_S", "_HEAD_S", "_LEFT_S"):
         monkeypatch.setattr(ending, limit, 0.2)
     with subprocess.Popen(["sleep", "600"]) as other:
         own = OwnRay()
         with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE) as root:
-            assert root.stdout is not None
             worker = psutil.Process(int(root.stdout.readline()))
             own.started()
             monkeypatch.setattr(ray, "shutdown", root.wait if waits else lambda: None)

@@ -5,7 +5,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -66,18 +66,13 @@ class StartedError(Exception):
 
 
 def test_nodes_use_their_own_dashboard_and_require_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found: dict[str, Any] = {}
-
-    def popen(command: list[str], *, env: dict[str, str], **_: Any) -> None:
-        found.update(env=env, command=command)
-        raise StartedError
-
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen := Mock(side_effect=StartedError))
     with pytest.raises(StartedError):
         local_cluster.up(1, 1)
-    port = next(option for option in found["command"] if option.startswith("--dashboard-port=")).partition("=")[2]
-    assert found["env"]["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{port}"
-    assert "RAY_ADDRESS" not in found["env"]
-    assert found["env"]["RAY_AUTH_MODE"] == "token"
+    command, variables = popen.call_args.args[0], popen.call_args.kwargs["env"]
+    port = next(option for option in command if option.startswith("--dashboard-port=")).partition("=")[2]
+    assert variables["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{port}"
+    assert "RAY_ADDRESS" not in variables
+    assert variables["RAY_AUTH_MODE"] == "token"
     assert len((tmp_path / ".ray" / "auth_token").read_text()) == 64

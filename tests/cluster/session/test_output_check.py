@@ -1,6 +1,7 @@
 """Whether the output can be written, before anything is started."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -37,11 +38,8 @@ class StartedError(Exception):
 def test_an_unwritable_output_is_refused_before_ray_starts(
     output: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(*_: object) -> None:
-        raise StartedError
-
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("cluster.session.start._start", start)
+    monkeypatch.setattr("cluster.session.start._start", Mock(side_effect=StartedError))
     (tmp_path / "file").touch()
     run = run_config(output=output.replace("FOLDER", str(tmp_path)))
     refused = rf"output {run.output}: it cannot be written \(.*{reason}.*\)\. Set output"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -28,9 +29,7 @@ DRIVER = NodeReport("head", "3.11.7", "2.60.0", "abc", 1000.0, "")
         ({}, -3600.0, True, ["its clock is -3600 s off"]),
     ],
 )
-def test_differences_that_break_a_run_are_problems(
-    changes: dict[str, object], skew_s: float, visible: bool, problems: list[str]
-) -> None:
+def test_differences_that_break_a_run_are_problems(changes: Any, skew_s: float, visible: bool, problems: Any) -> None:
     node = dataclasses.replace(DRIVER, **changes)  # type: ignore[arg-type]
     assert find_problems(node, DRIVER, skew_s, write_visible=visible) == problems
 

@@ -83,9 +83,7 @@ def test_an_actor_fits_on_one_node_or_not_at_all(request_: ResourceRequest, node
         (need(2, 1), [GPU_NODE, CPU_NODE, GPU_NODE], None),
     ],
 )  # fmt: skip
-def test_missing_resources_are_refused_with_the_numbers(
-    request_: ResourceRequest, nodes: Nodes, message: str | None
-) -> None:
+def test_missing_resources_are_refused(request_: ResourceRequest, nodes: Nodes, message: str | None) -> None:
     with pytest.raises(UserError, match=re.escape(message)) if message else nullcontext():
         check_resources(request_, nodes)
 

@@ -16,6 +16,8 @@ def test_a_head_that_does_not_listen_is_given_up_in_seconds(monkeypatch: pytest.
     for address in ("127.0.0.1:9", "no-such-host.invalid:1"):
         with pytest.raises(UnreachableError, match=rf"cluster {address}: no Ray answers there\. Set RAY_ADDRESS"):
             start._start(address, False)
+    with pytest.raises(UserError, match="RAY_ADDRESS http://head:8265: it must be the address of a head, not a URL"):
+        start._start("http://head:8265", False)
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr(ray, "init", lambda **_: None)
     with socket.create_server(("127.0.0.1", 0)) as head:
@@ -31,8 +33,3 @@ def test_a_ray_that_does_not_start_is_one_message(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ray, "init", Mock(side_effect=Exception(raised)))
     with pytest.raises(RaystillError, match=message):
         start._start(None, verbose=False)
-
-
-def test_a_dashboards_url_is_no_address_of_a_head() -> None:
-    with pytest.raises(UserError, match="RAY_ADDRESS http://head:8265: it must be the address of a head, not a URL"):
-        start._start("http://head:8265", False)
