@@ -16,14 +16,15 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.commands.serve import named_split, named_students
 from cluster.kubernetes.settings import read_settings
 from pipelines.config.load import load_run
-from pipelines.errors import UserError
+from pipelines.errors import UserError, last_line
 from pipelines.storage.manifest import manifest_of, write_manifest
 from pipelines.storage.store import Store
 from serving.deploy.serve_config import as_document, endpoint_config
@@ -39,6 +40,16 @@ _HEADER = """\
 _GENERATION = "# For endpoint.generation {generation} of settings.yaml."
 
 
+class _Endpoint(BaseModel):
+    """endpoint.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    students: Annotated[list[str], Field(min_length=1)]
+    split: list[str] = []
+    family: Literal["encoder-decoder", "decoder-only"]
+
+
 def rendered(overlay: Path) -> str:
     """The text of an overlay's serve-config.yaml.
 
@@ -46,12 +57,12 @@ def rendered(overlay: Path) -> str:
         UserError: the run file breaks a rule, or the students cannot be served with these settings.
     """
     run = load_run(overlay / "run" / "run.yaml")
-    endpoint = yaml.safe_load((overlay / "endpoint.yaml").read_text(encoding="utf-8"))
-    students = named_students(tuple(endpoint["students"]))
-    split = named_split(tuple(endpoint["split"]), students)
+    endpoint = _endpoint(overlay / "endpoint.yaml")
+    students = named_students(tuple(endpoint.students))
+    split = named_split(tuple(endpoint.split), students)
     with tempfile.TemporaryDirectory() as scratch:
         placeholders = {
-            student_id: _placeholder(Path(scratch, str(number)), endpoint["family"], run.student.method)
+            student_id: _placeholder(Path(scratch, str(number)), endpoint.family, run.student.method)
             for number, student_id in enumerate(students)
         }
         config = endpoint_config(placeholders, run.serving, split, every_node=True)
@@ -74,6 +85,15 @@ def write(overlay: Path) -> Path:
         check_names_stay(old, new)
     file.write_text(text, encoding="utf-8")
     return file
+
+
+def _endpoint(file: Path) -> _Endpoint:
+    try:
+        return _Endpoint.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in getattr(error, "errors", list)()]
+        remedy = "Compare it with k8s/overlays/prod-gpu/endpoint.yaml."
+        raise UserError(str(file), "; ".join(problems) or last_line(error), remedy) from error
 
 
 def _check_room(overlay: Path, config: dict[str, Any]) -> None:
@@ -125,7 +145,8 @@ def main(names: list[str]) -> None:
         for overlay in [OVERLAYS / name for name in names] or overlays():
             print(write(overlay))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -105,10 +105,11 @@ def test_a_name_keeps_a_running_student(before: list[str], after: list[str], mat
 
 
 def test_versions_that_never_fit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"first replicas of 3 students need 6 GPUs, and endpoint.max x worker.gpus has 4\. Raise"
-    ):
-        write(with_students(tmp_path / "mine", "a@1=/1", "a@2=/2", "b=/b"))
+    with pytest.raises(UserError, match=r"of 3 students need 6 GPUs, and endpoint.max x worker.gpus has 4\. Raise"):
+        write(folder := with_students(tmp_path / "mine", "a@1=/1", "a@2=/2", "b=/b"))
+    folder.joinpath("endpoint.yaml").write_text("students: a@1=/1\nspilt: []\n")
+    with pytest.raises(UserError, match=r"students: .*list; family: .*required; spilt: Extra"):
+        write(folder)
 
 
 @needs_kustomize
