@@ -53,7 +53,7 @@ _stage_option = click.option("--stage", type=_STAGES, help="Which stage, if JOB 
 )
 @click.option(
     "--env", "variables", multiple=True, metavar="NAME[=VALUE]",
-    help="A variable of the job; without a value, this shell's. The dashboard shows it: put keys into a Secret of the image.",
+    help="A variable of the job; without a value, this shell's. The dashboard shows it: set keys on the nodes instead.",
 )  # fmt: skip
 @replace_option
 @run_options
