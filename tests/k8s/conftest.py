@@ -13,7 +13,5 @@ def crds() -> Path:
     if not root:
         pytest.skip("RAYSTILL_KUBERAY_CRDS is not set. Set it to a folder with ray.io_*.yaml and oracle-verdicts.json.")
     folder = Path(root)
-    assert (folder / "oracle-verdicts.json").is_file(), (
-        f"RAYSTILL_KUBERAY_CRDS={root}: contains no oracle-verdicts.json"
-    )
+    assert (folder / "oracle-verdicts.json").is_file(), f"RAYSTILL_KUBERAY_CRDS={root}: no oracle-verdicts.json"
     return folder

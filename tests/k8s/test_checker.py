@@ -76,9 +76,7 @@ def test_every_rule_has_a_case() -> None:
         ("reference/target-port", "Service", {"spec.ports[0].targetPort": "http"}),
     ],
 )
-def test_schemas_and_references_refuse(
-    rule: str, kind: str, changes: dict[str, Any], rendered: list[Object], crds: Path
-) -> None:
+def test_schemas_and_references_refuse(rule: str, kind: str, changes: Any, rendered: list[Object], crds: Path) -> None:
     objects = copy.deepcopy(rendered)
     item = next(item for item in objects if item["kind"] == kind)
     for path, value in changes.items():

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from tests.support.k8s.kuberay_pods import RayPods, words
-from tests.support.k8s.rendering import K8S, OVERLAYS, Object, needs_kustomize, overlay, render
+from tests.support.k8s.rendering import OVERLAYS, Object, needs_kustomize, overlay
 
 pytestmark = needs_kustomize
 HEAD = "raystill-students-x7k2p-head-svc.raystill.svc.cluster.local"
@@ -24,9 +24,7 @@ def variables(pod: Object) -> Object:
     return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in pod["spec"]["containers"][0]["env"]}
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes"), [("dev-cpu", "--num-cpus=4"), ("prod-gpu", "--num-cpus=8 --num-gpus=1")], ids=OVERLAYS
-)
+@pytest.mark.parametrize(("name", "sizes"), [("dev-cpu", "--num-cpus=4"), ("prod-gpu", "--num-cpus=8 --num-gpus=1")])
 def test_start_commands_pass_limits_to_ray(name: str, sizes: str) -> None:
     pods = students(name)
     memory = {"dev-cpu": (6 << 30, 12 << 30), "prod-gpu": (16 << 30, 64 << 30)}[name]
@@ -71,17 +69,3 @@ def test_head_and_worker_get_token_and_addresses() -> None:
     waiting = pods.worker()["spec"]["initContainers"][0]
     assert f"ray health-check --address {HEAD}:6379" in waiting["args"][0]
     assert {"name": "RAY_AUTH_TOKEN", "valueFrom": token} in waiting["env"]
-
-
-def test_a_service_worker_is_ready_when_its_proxy_is() -> None:
-    pods = students("dev-cpu")
-    health = {"path": "/api/healthz", "port": 52365}
-    assert pods.head()["spec"]["containers"][0]["readinessProbe"]["httpGet"] == health
-    worker = pods.worker()["spec"]["containers"][0]
-    assert worker["livenessProbe"]["httpGet"] == health
-    assert worker["readinessProbe"]["failureThreshold"] == 1
-    assert worker["readinessProbe"]["exec"]["command"][-1].endswith(
-        "wget --tries 1 -T 10 -q -O- http://localhost:8000/-/healthz | grep success"
-    )
-    (job,) = (o for o in render(K8S / "overlays" / "dev-cpu" / "label") if o["kind"] == "RayJob")
-    assert RayPods(job).worker()["spec"]["containers"][0]["readinessProbe"]["httpGet"] == health

@@ -24,9 +24,6 @@ from tests.support.k8s.rendering import (
     with_components,
 )
 
-PACKAGES = {"kubectl": "kustomize", "ip": "iproute2", **dict.fromkeys(("unshare", "nsenter", "setpriv"), "util-linux")}
-"""Debian packages with another name than their program. util-linux is on every Debian."""
-
 
 @pytest.fixture(scope="module")
 def readme() -> str:
@@ -50,16 +47,6 @@ def test_the_submit_command_takes_its_run_file(tmp_path: Path, readme: str) -> N
     run = load_run(ROOT / options["run_file"])
     write_package(run, tmp_path, shared=options["shared"], same_machine=False)
     assert load_run(tmp_path / "run.yaml").output == run.output
-
-
-def test_prometheus_selects_our_monitors_and_rules(readme: str) -> None:
-    """By default kube-prometheus-stack selects only objects with its release's label."""
-    for kind in ("podMonitor", "serviceMonitor", "rule"):
-        assert f"--set prometheus.prometheusSpec.{kind}SelectorNilUsesHelmValues=false" in readme
-
-
-def test_the_preflight_is_a_server_side_dry_run(readme: str) -> None:
-    assert re.search(r"(?m)^kubectl apply --server-side --dry-run=server -k k8s/overlays/", readme)
 
 
 def test_the_teardown_ends_ray_before_its_operator(tmp_path: Path) -> None:
@@ -109,16 +96,3 @@ def test_the_runbook_says_the_gpus_of_each_change(tmp_path: Path) -> None:
     incremental = endpoint_steps(named(objects, "RayService", "raystill-students"))[2]
     assert stated == [*steps, (incremental.least, incremental.most)]
     assert {step.most for step in endpoint_steps(named(overlay("dev-cpu"), "RayService", "raystill-students"))} == {0}
-
-
-def test_contributing_names_the_packages_that_tests_call() -> None:
-    programs = {"chromium"}  # or another browser
-    for file in (ROOT / "tests").rglob("*.py"):
-        text = file.read_text(encoding="utf-8")
-        programs |= set(re.findall(r"shutil\.which\(\"([^\"]+)\"\)", text))
-        needed = re.findall(r"(?m)^_?NEEDED = \((.*)\)$", text)
-        programs |= {name for names in needed for name in re.findall(r"\"(.+?)\"", names)}
-    assert programs >= {"promtool", "redis-server", "buildah", "ip"}
-    (line,) = re.findall(r"(?m)^.*Debian packages: (.*)$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-    packages = {PACKAGES.get(program, program) for program in programs} - {"util-linux"}
-    assert packages <= set(re.findall(r"[\w+-]+", line))

@@ -8,21 +8,15 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """One broken rule at one place.
-
-    >>> print(Problem("RayJob label", "spec.suspend", "operator/suspend", "Set shutdownAfterJobFinishes: true."))
-    RayJob label: spec.suspend: Set shutdownAfterJobFinishes: true. [operator/suspend]
-    """
+    """One broken rule at one place. `rule` is LAYER/NAME; apiserver, operator, pod, reference or ours refuses the object."""
 
     object: str
     path: str
     rule: str
-    """LAYER/NAME; the layer refuses the object: apiserver, operator, pod, reference or ours."""
     message: str
 
     @property
     def layer(self) -> str:
-        """Who refuses the object."""
         return self.rule.partition("/")[0]
 
     def __str__(self) -> str:

@@ -8,26 +8,17 @@ from collections.abc import Collection, Iterator, Sequence
 from tests.k8s.checker.problem import Object, Problem, title
 from tests.k8s.checker.rules import CLUSTERS, at, cluster_groups, pod_templates, walk
 
-_BY_NAME = {
-    "claimName": "PersistentVolumeClaim",
-    "serviceAccountName": "ServiceAccount",
-    "secretName": "Secret",
-    "priorityClassName": "PriorityClass",
-    "gatewayClassName": "GatewayClass",
-    "clusterQueue": "ClusterQueue",
-    "serviceName": "Service",
-    "kueue.x-k8s.io/queue-name": "LocalQueue",
+_BY_NAME = {"claimName": "PersistentVolumeClaim", "kueue.x-k8s.io/queue-name": "LocalQueue"}
+_BY_NAME |= {
+    f"{kind[0].lower()}{kind[1:]}Name": kind
+    for kind in ("ServiceAccount", "Secret", "PriorityClass", "GatewayClass", "Service")
 }
 """Fields whose value is the name of an object."""
 _BY_REFERENCE = {"configMap": "ConfigMap", "configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap"}
 _BY_REFERENCE |= {"secretRef": "Secret", "secretKeyRef": "Secret"}
 """Fields whose value has a `name`."""
-_BY_LIST = {
-    "imagePullSecrets": "Secret",
-    "certificateRefs": "Secret",
-    "flavors": "ResourceFlavor",
-    "parentRefs": "Gateway",
-}
+_BY_LIST = {"imagePullSecrets": "Secret", "certificateRefs": "Secret", "flavors": "ResourceFlavor"}
+_BY_LIST |= {"parentRefs": "Gateway"}
 _RAY_LABELS = ("ray.io/cluster", "ray.io/group", "ray.io/node-type")
 """Labels that KubeRay adds to pods."""
 
@@ -48,7 +39,9 @@ def reference_problems(objects: Sequence[Object], externals: Collection[str]) ->
 
 def _references(item: Object) -> Iterator[tuple[str, str]]:
     for path, key, value in walk(item):
-        if key in _BY_NAME and isinstance(value, str):
+        if key == "clusterQueue":
+            yield path, f"ClusterQueue/{value}"
+        elif key in _BY_NAME and isinstance(value, str):
             yield path, f"{_BY_NAME[key]}/{value}"
         elif key in _BY_REFERENCE and isinstance(value, dict):
             yield path, f"{_BY_REFERENCE[key]}/{value.get('name')}"
@@ -63,21 +56,15 @@ def _references(item: Object) -> Iterator[tuple[str, str]]:
 def _selector_problems(item: Object, pods: Sequence[Object]) -> Iterator[Problem]:
     """Selectors of budgets, Services, monitors, network rules and spreads."""
     kind, spec = item["kind"], item.get("spec", {})
-    selectors: list[tuple[str, Object]] = []
-    if kind == "Service":
-        selectors.append(("spec.selector", {"matchLabels": spec["selector"]}))
+    selectors = [("spec.selector", {"matchLabels": spec["selector"]})] if kind == "Service" else []
     if kind in ("PodDisruptionBudget", "PodMonitor"):
         selectors.append(("spec.selector", spec["selector"]))
     if kind == "NetworkPolicy":
-        selectors += [
-            (path, node) for path, key, node in walk(spec) if key == "podSelector" and not _foreign(spec, path)
-        ]
+        selectors += [(path, one) for path, key, one in walk(spec) if key == "podSelector" and not _foreign(spec, path)]
     selectors += [(path, node) for path, key, node in walk(spec) if key == "labelSelector"]
     for path, selector in selectors:
         if not any(selects(selector, pod["labels"]) for pod in pods):
-            yield Problem(
-                title(item), path, "reference/selects-nothing", f"{selector} selects no pod of these objects."
-            )
+            yield Problem(title(item), path, "reference/selects-nothing", f"{selector} selects no pod.")
     for port in spec.get("ports", ()) if kind == "Service" else ():
         chosen = [pod for pod in pods if selects({"matchLabels": spec["selector"]}, pod["labels"])]
         if not any(port.get("targetPort") in pod["ports"] for pod in chosen):
@@ -104,10 +91,8 @@ def _pods(item: Object) -> Iterator[Object]:
     if item["kind"] in CLUSTERS:
         for name, group in cluster_groups(at(item, CLUSTERS[item["kind"]])):
             role = "head" if name == "headGroupSpec" else "worker"
-            own = dict(
-                zip(_RAY_LABELS, (item["metadata"]["name"], group.get("groupName", "headgroup"), role), strict=True)
-            )
-            roles[f"{CLUSTERS[item['kind']]}.{name}.template"] = own
+            values = (item["metadata"]["name"], group.get("groupName", "headgroup"), role)
+            roles[f"{CLUSTERS[item['kind']]}.{name}.template"] = dict(zip(_RAY_LABELS, values, strict=True))
     for path, template in pod_templates(item):
         labels = template.get("metadata", {}).get("labels", {})
         ports = [p.get("name") for c in template["spec"]["containers"] for p in c.get("ports", ())]

@@ -29,11 +29,11 @@ class Rule:
 
     id: str
     parts: tuple[str, ...]
-    cel: str
-    """Reads `self`, `text` (the part as JSON) and the function `quantity`."""
+    cel: str  # reads `self`, `text` (the part as JSON) and the function `quantity`
     fix: str
-    breaks: tuple[Object, ...]
-    """Changes of a correct part that the rule refuses: path -> value, None to remove the field."""
+    breaks: tuple[
+        Object, ...
+    ]  # changes of a correct part that the rule refuses: path -> value, None to remove the field
 
 
 @dataclass(frozen=True)

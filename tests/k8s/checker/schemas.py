@@ -25,11 +25,7 @@ Errors = Iterator[ValidationError]
 
 
 def schema_problems(item: Object, crds: Path | None) -> Iterator[Problem]:
-    """Problems of one object with the schema of its kind.
-
-    Args:
-        crds: the folder with KubeRay's CRDs. None skips the schemas of Ray's kinds.
-    """
+    """Problems of one object with the schema of its kind. `crds`: the folder with KubeRay's CRDs; None skips Ray's kinds."""
     api_version, kind = str(item.get("apiVersion")), str(item.get("kind"))
     if crds is None and api_version.startswith("ray.io/"):
         return
@@ -86,9 +82,7 @@ def _known_properties(validator: Any, properties: Object, instance: Any, schema:
     yield from Draft4Validator.VALIDATORS["properties"](validator, properties, instance, schema)
     closed = "additionalProperties" not in schema and not schema.get("x-kubernetes-preserve-unknown-fields")
     if isinstance(instance, Mapping) and closed:
-        yield from (
-            ValidationError(f"unknown field {key!r}", path=[key]) for key in instance.keys() - properties.keys()
-        )
+        yield from (ValidationError(f"no field {key!r}", path=[key]) for key in instance.keys() - properties.keys())
 
 
 def _required_without_default(validator: Any, required: Sequence[str], instance: Any, schema: Object) -> Errors:
@@ -128,11 +122,6 @@ def _program(expression: str) -> cel.Program:
 
 _Validator = validators.extend(
     Draft4Validator,
-    {
-        "properties": _known_properties,
-        "required": _required_without_default,
-        "format": _int32,
-        "x-kubernetes-list-type": _unique_items,
-        "x-kubernetes-validations": _cel_rules,
-    },
+    {"properties": _known_properties, "required": _required_without_default, "format": _int32}
+    | {"x-kubernetes-list-type": _unique_items, "x-kubernetes-validations": _cel_rules},
 )
