@@ -133,7 +133,7 @@ def _invalid_request(error: RequestValidationError) -> ApiError:
             400, "invalid_request", f"{param}: {unknown[:_SHOWN_CHARACTERS] or problem['msg']}", param=param
         )
     if error.body is None:
-        return ApiError(400, "invalid_json", "the body is not JSON: it is empty. Send a JSON object")
+        return ApiError(400, "invalid_json", "the body is empty or null. Send a JSON object")
     return ApiError(400, "invalid_request", "the body must be a JSON object")
 
 

@@ -18,6 +18,7 @@ from opentelemetry.trace import Tracer
 from starlette.middleware.cors import CORSMiddleware
 
 from pipelines.config.serving import ServingConfig
+from pipelines.storage.manifest import library_versions
 from pipelines.tasks.base import Task
 from serving.api import event_stream
 from serving.api.api_keys import KeyRing
@@ -111,7 +112,8 @@ def create_app(api: Api, *, sets_request_id: bool = True, tracer: Tracer = NO_TR
     """
     # Without redirects: their Location would repeat the Host header, and `http` behind a proxy with TLS.
     app = FastAPI(
-        title="Raystill", description="Task students behind HTTP.", docs_url=None, redoc_url=None, redirect_slashes=False
+        title="Raystill", description="Task students behind HTTP.", version=library_versions().get("raystill", "unknown"),
+        docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.include_router(_open_routes(api))
     app.include_router(_prediction_routes(api))

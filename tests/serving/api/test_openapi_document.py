@@ -1,5 +1,6 @@
 """The OpenAPI document of an endpoint."""
 
+import importlib.metadata
 import json
 import re
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.fake_students import FakeStudents, card, client_of
 def test_openapi_describes_requests_and_answers() -> None:
     client = client_of([card("sums")], FakeStudents())
     document = client.get("/openapi.json").json()
+    assert document["info"]["version"] == importlib.metadata.version("raystill")
     schemas = document["components"]["schemas"]
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(schemas)
