@@ -104,18 +104,12 @@ def test_commands_options_and_keys_exist(page: Path) -> None:
 
 
 def test_messages_and_tests_that_pages_name_exist() -> None:
-    sources = [
-        file.read_text(encoding="utf-8")
-        for name in ("cluster", "pipelines", "serving")
-        for file in (ROOT / name).rglob("*.py")
-    ]
+    sources = [file.read_text() for name in ("cluster", "pipelines", "serving") for file in (ROOT / name).rglob("*.py")]
     code = re.sub(r"[\"']\s*\n\s*f?[\"']", "", "\n".join(sources))
     for message in re.findall(
         r"^\| `([^`]+)` \|", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
     ):
-        assert all(part.strip(" ()") in code or part.startswith("Authentication") for part in message.split("...")), (
-            message
-        )
+        assert all(part.strip(" ()") in code or part.startswith("Auth") for part in message.split("...")), message
     for file, name in re.findall(r"`(tests/\S+)::(\w+)`", (ROOT / "docs/reliability.md").read_text(encoding="utf-8")):
         assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), name
 
@@ -137,7 +131,6 @@ def test_readme_is_short() -> None:
 def code(name: str) -> str:
     text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("own-task.md", "extending.md"))
     found = re.search(rf"^```python {name}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert found is not None
     return found[1]
 
 
@@ -158,19 +151,13 @@ def test_the_task_of_the_page_is_a_task(tmp_path: Path) -> None:
         task.read({"id": "1", "review": 3, "gold": None})
 
 
-def test_the_teacher_of_the_page_answers() -> None:
+def test_teacher_method_and_engine_of_the_page_work() -> None:
     teacher = namespace("teacher")["LookupTeacher"].start(None, None, None)
     answered = asyncio.run(teacher.answer(Prompt(Example("1", "I slept well.", None), "Q: I slept well.")))
     assert answered.samples[0].text.endswith("good.")
     with pytest.raises(PromptRefusedError):
         asyncio.run(teacher.answer(Prompt(Example("2", "Cold.", None), "Q: Cold.")))
-
-
-def test_the_method_of_the_page_lists_targets() -> None:
     method = namespace("method")["rationale_only"]
     row = TrainingRow(id="1", input="I slept well.", label="good", rationale="The guest rested.")
     assert [(t.part, t.text) for t in method.targets(row, None)] == [("rationale", "The guest rested.")]
-
-
-def test_the_engine_of_the_page_is_an_engine() -> None:
     assert namespace("engine")["SlowEngine"].name == "slow"

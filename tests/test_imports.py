@@ -61,16 +61,12 @@ def test_stages_import_neither_each_other_nor_upwards(stage: str) -> None:
     check_imports(ROOT / stage.replace(".", "/"), (*others, *ABOVE_STAGES))
 
 
-def test_compare_imports_no_evaluation() -> None:
-    # Of labelling it reads the prompt alone: students answer it before training.
+def test_compare_and_serving_import_only_shared_modules() -> None:
     label = tuple(f"pipelines.label.{name}" for name in ("stage", "driver", "engines", "output", "reporting"))
     check_imports(ROOT / "pipelines" / "compare", ("pipelines.evaluate", *label, "pipelines.run", "cluster", "serving"))
+    check_imports(ROOT / "serving", (*STAGES, *(name for name in ABOVE_STAGES if name != "serving")))
 
 
 @pytest.mark.parametrize("module", SHARED)
 def test_shared_modules_import_no_stage(module: str) -> None:
     check_imports(ROOT / "pipelines" / module, (*STAGES, *ABOVE_STAGES))
-
-
-def test_serving_imports_only_shared_modules() -> None:
-    check_imports(ROOT / "serving", (*STAGES, *(name for name in ABOVE_STAGES if name != "serving")))

@@ -27,7 +27,6 @@ CASES = {
 @pytest.mark.full
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_ends_with_the_name_of_the_test(tmp_path: Path, case: str) -> None:
-    """What the test has started ends too."""
     (tmp_path / "conftest.py").write_text(LIMITS)
     start = "subprocess.Popen(['sleep', '600'], start_new_session=True).pid"
     head = f"import os, subprocess, time\nimport pytest\nopen('child', 'w').write(str({start}))\n"

@@ -122,9 +122,6 @@ def test_commands_and_options_are_the_frozen_ones() -> None:
         for name, command in commands(main)
     }
     assert found == COMMANDS
-
-
-def test_run_file_keys_are_the_frozen_ones() -> None:
     assert keys(RunConfig) == set(KEYS.split())
 
 
@@ -142,13 +139,9 @@ def test_version_names_every_part() -> None:
     assert (done.exit_code, bool(re.fullmatch(parts, done.output))) == (0, True), done.output
 
 
-def test_reference_pages_are_those_of_the_code() -> None:
+def test_generated_pages_and_schemas_are_up_to_date() -> None:
     """`python -m cluster.reference` writes them."""
     found = {file.stem: file.read_text(encoding="utf-8") for file in REFERENCE.glob("*.md")}
     assert found == pages()
-
-
-def test_schemas_are_those_of_the_models() -> None:
-    """`python -m cluster.schemas` writes them."""
     found = {file.stem: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.json")}
     assert found == {name: schema_text(model) for name, model in models().items()}

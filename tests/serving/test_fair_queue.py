@@ -98,7 +98,7 @@ async def test_bulk_alone_takes_about_a_second_and_a_half() -> None:
         assert few.of(200, 4) == pytest.approx(expected, abs=4)
 
 
-async def test_keys_take_turns() -> None:
+async def test_keys_and_requests_of_a_key_take_turns() -> None:
     endpoint = Endpoint(computed=1)
     sent = [endpoint.send("a", 30), endpoint.send("b", 30)]
     await endpoint.settle()
@@ -112,9 +112,6 @@ async def test_keys_take_turns() -> None:
     assert counts["long"] == pytest.approx(counts["a"] / 4, abs=1.5)
     await endpoint.drain()
     assert [await task for task in sent] == [30] * 4
-
-
-async def test_requests_of_a_key_take_turns() -> None:
     endpoint = Endpoint(computed=1)
     large, small = endpoint.send("large", 50, key="a"), endpoint.send("small", 1, key="a")
     await endpoint.settle()
@@ -167,10 +164,6 @@ async def test_a_cancelled_request_leaves_the_queue() -> None:
     assert (await running, await other) == (2, 1)
     assert waiting.cancelled()
     assert endpoint.order.count("b") == 1, "what it had been given before"
-
-
-async def test_a_turn_that_comes_too_late_is_returned() -> None:
-    """The request is cancelled after it got its place and before it knew."""
     endpoint = Endpoint(computed=1, target=1)
     first, second = endpoint.send("a", 1), endpoint.send("b", 1)
     await endpoint.settle()

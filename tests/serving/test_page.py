@@ -33,14 +33,10 @@ def test_the_page_is_one_small_file() -> None:
     assert re.findall(r"fetch\((.*?), how\)", HTML) == ["new URL(path, BASE)"]
 
 
-def test_texts_of_the_server_become_no_markup() -> None:
+def test_no_text_becomes_markup_and_no_key_an_address() -> None:
     sinks = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|eval\(|new Function|setHTML"
     assert not re.search(sinks, HTML)
     assert not [name for _, found in READ.elements for name in found if name.startswith("on") or name == "style"]
-
-
-def test_a_key_never_enters_the_address() -> None:
-    """A control without a name is no part of a form's data."""
     assert not [found for tag, found in READ.elements if tag in CONTROLS | {"button"} and "name" in found]
     assert not re.search(r"localStorage|document\.cookie|pushState|replaceState|location\.(?:hash|search|href)", HTML)
 
@@ -55,9 +51,6 @@ def test_controls_are_accessible() -> None:
     assert values("tabindex") == {"0", "-1"}
     assert attributes("html") == [{"lang": "en"}]
     assert "user-scalable" not in HTML
-
-
-def test_ids_are_unique_and_references_have_targets() -> None:
     ids = [found["id"] for _, found in READ.elements if "id" in found]
     assert len(ids) == len(set(ids))
     assert values("for", "aria-labelledby", "aria-describedby") <= set(ids)

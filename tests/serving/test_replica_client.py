@@ -197,13 +197,17 @@ async def test_a_poison_input_is_sent_once_more(sums: Callable[..., FakeHandle])
     assert len(handle.calls) == 2
 
 
-async def test_an_unavailable_student_gets_503(sums: Callable[..., FakeHandle]) -> None:
+async def test_an_unavailable_or_late_student_is_an_error(sums: Callable[..., FakeHandle]) -> None:
     sums(None, UnavailableError("sums"))
     with pytest.raises(ApiError, match="model sums is unavailable"):
         await ReplicaClient(ServingConfig()).answer(SUMS, QUESTIONS, "a")
+    sums(never)
+    with pytest.raises(ApiError, match=r"model sums did not answer within 0\.01 s") as raised:
+        await ReplicaClient(ServingConfig(request_timeout_s=0.01)).answer(SUMS, QUESTIONS, "a")
+    assert raised.value.status_code == 504
 
 
-async def test_a_full_queue_gets_503(sums: Callable[..., FakeHandle]) -> None:
+async def test_full_queues_get_503_and_cancelled_calls_end(sums: Callable[..., FakeHandle]) -> None:
     sums(never)
     client = ReplicaClient(ServingConfig(max_queued_requests=2, max_batch_size=1))
     requests = [asyncio.create_task(client.answer(SUMS, QUESTIONS, "a")) for _ in range(6)]
@@ -213,9 +217,6 @@ async def test_a_full_queue_gets_503(sums: Callable[..., FakeHandle]) -> None:
     assert (raised.value.status_code, raised.value.retry_after_s) == (503, 1)
     for request in requests:
         request.cancel()
-
-
-async def test_calls_of_a_cancelled_request_are_cancelled(sums: Callable[..., FakeHandle]) -> None:
     handle = sums(never)
     request = asyncio.create_task(ReplicaClient(ServingConfig()).answer(SUMS, QUESTIONS * 2, "a"))
     await idle()
@@ -224,13 +225,6 @@ async def test_calls_of_a_cancelled_request_are_cancelled(sums: Callable[..., Fa
         await request
     assert all(response.cancelled for response in handle.responses)
     assert sum(map(len, handle.calls)) == 2
-
-
-async def test_a_late_answer_gets_504(sums: Callable[..., FakeHandle]) -> None:
-    sums(never)
-    with pytest.raises(ApiError, match=r"model sums did not answer within 0\.01 s") as raised:
-        await ReplicaClient(ServingConfig(request_timeout_s=0.01)).answer(SUMS, QUESTIONS, "a")
-    assert raised.value.status_code == 504
 
 
 @pytest.mark.parametrize("ending", ["error", "cancelled"])

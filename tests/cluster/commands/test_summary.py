@@ -101,15 +101,7 @@ def test_a_reject_of_each_reason_is_shown(tmp_path: Path) -> None:
     ]
 
 
-def test_rows_by_node_in_words() -> None:
-    two = {"10.0.0.2 (ab)": 300, "10.0.0.3 (cd)": 700}
-    assert lines("label", nodes=two)[-1] == "rows by node: 10.0.0.3 70.0%, 10.0.0.2 30.0%"
-    ten = {f"10.0.0.{i} (ab)": 10 for i in range(10)}
-    assert lines("label", nodes=ten)[-1].endswith("10.0.0.7 10.0%, and 2 more")
-    assert "node" not in lines("label", nodes={"10.0.0.2 (ab)": 300, "10.0.0.2 (cd)": 9})[-1], "one in two runs"
-
-
-def test_training_in_words() -> None:
+def test_training_and_rows_by_node_in_words() -> None:
     assert lines("train", training=TRAINING) == [
         "534 examples, 88 steps, 2 workers, ZeRO stage 2",
         "held-out label loss 4.000 -> 0.250",
@@ -119,6 +111,11 @@ def test_training_in_words() -> None:
     ]
     on_two = lines("train", training={**TRAINING, "nodes": [["a", "a"], ["a", "b"]]})
     assert "2 workers on 2 nodes, ZeRO" in on_two[0]
+    two = {"10.0.0.2 (ab)": 300, "10.0.0.3 (cd)": 700}
+    assert lines("label", nodes=two)[-1] == "rows by node: 10.0.0.3 70.0%, 10.0.0.2 30.0%"
+    ten = {f"10.0.0.{i} (ab)": 10 for i in range(10)}
+    assert lines("label", nodes=ten)[-1].endswith("10.0.0.7 10.0%, and 2 more")
+    assert "node" not in lines("label", nodes={"10.0.0.2 (ab)": 300, "10.0.0.2 (cd)": 9})[-1], "one in two runs"
 
 
 @pytest.mark.parametrize(("age_s", "reused"), [(0.0, False), (29.0, False), (32.0, True)])

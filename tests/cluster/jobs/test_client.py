@@ -105,13 +105,16 @@ def test_edited_files_and_code_make_another_job(
         client.submit(run, "label", Driver())
 
 
-def test_other_jobs_of_the_cluster_are_ignored(server: FakeJobServer) -> None:
+def test_other_jobs_and_other_versions_of_ray(server: FakeJobServer) -> None:
     client = JobClient("http://head")
     server.put("raysubmit_1", "RUNNING")
     server.put(f"{NAME}-x", "RUNNING")
     assert client.jobs() == []
     with pytest.raises(UserError, match="the cluster has no such job"):
         client.job("nothing")
+    server._server_ray_version = "2.41.0"
+    with pytest.raises(UserError, match=r"it runs Ray 2\.41\.0"):
+        JobClient("http://head")
 
 
 @pytest.mark.parametrize(
@@ -141,9 +144,3 @@ def test_a_job_that_does_not_stop_is_a_failure(server: FakeJobServer, monkeypatc
     server.stops = False
     with pytest.raises(StageFailedError, match="is still running 0 s after the request to stop"):
         JobClient("http://head").stop("raystill-b-label-00000000")
-
-
-def test_a_cluster_of_another_ray_version_is_refused(server: FakeJobServer) -> None:
-    server._server_ray_version = "2.41.0"
-    with pytest.raises(UserError, match=r"it runs Ray 2\.41\.0"):
-        JobClient("http://head")

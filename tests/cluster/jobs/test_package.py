@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from cluster.code_version import code_folders
 from cluster.jobs.package import write_package
 from pipelines.config import RunConfig
 from pipelines.config.load import load_run, parse_run
@@ -47,14 +46,11 @@ def test_a_path_that_only_this_machine_has_is_refused(
         packed(parse_run({**TREE, section: value}), tmp_path)
 
 
-def test_every_node_sees_paths_below_a_shared_folder(tmp_path: Path) -> None:
+def test_shared_folders_and_one_machine_keep_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = {**TREE, "output": "/mnt/runs/try", "corpus": {"train": "/mnt/data/*.jsonl"}}
     assert packed(parse_run(tree), tmp_path, shared=("/mnt",)) == parse_run(tree)
     with pytest.raises(UserError, match="output /mnt/runs/try"):
         packed(parse_run(tree), tmp_path, shared=("/mnt/data", "/mn"))
-
-
-def test_on_one_machine_every_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = packed(parse_run({**TREE, "output": "runs/try"}), tmp_path, same_machine=True)
     assert run.output == str(tmp_path / "runs" / "try")
@@ -73,8 +69,3 @@ def test_the_task_file_and_the_shots_travel(tmp_path: Path, monkeypatch: pytest.
     assert Path(run.task).read_text() == "TASK = 1\n"
     with pytest.raises(UserError, match="there is no such file"):
         packed(parse_run({**TREE, "task": str(tmp_path / "gone.py")}), package)
-
-
-def test_the_code_is_three_packages() -> None:
-    assert [folder.name for folder in code_folders()] == ["cluster", "pipelines", "serving"]
-    assert all((folder / "__init__.py").is_file() for folder in code_folders())

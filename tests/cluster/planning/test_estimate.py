@@ -88,7 +88,7 @@ def test_measured_rows_decide_time_hours_and_cost() -> None:
     assert found.storage_bytes.labels == 1_200_000
 
 
-def test_unmeasured_rows_assume_half_of_max_tokens() -> None:
+def test_unmeasured_rows_have_assumed_tokens_and_a_price() -> None:
     run = run_config({**VLLM, "sampling": {"n": 4, "temperature": 1.0, "max_tokens": 100}, "token_logprobs": 5})
     found = label_estimate(run, 1000, 50_000, 200.0, rate(output_tokens_per_s=1000.0))
     assert (found.output_tokens, found.seconds) == (200_000, pytest.approx(200.0))
@@ -98,9 +98,6 @@ def test_unmeasured_rows_assume_half_of_max_tokens() -> None:
     labels, logprobs = 1000 * (200 + 50 * 4 + 4 * 4), 1000 * 50 * (5 * 8 + 4)
     expected = LabelStorage(labels=labels, labels_how="before compression", texts=800_000, token_logprobs=logprobs)
     assert found.storage_bytes == expected
-
-
-def test_unknown_time_still_has_tokens_and_their_price() -> None:
     run = run_config({**VLLM, "gpus_per_replica": 1, "price": PRICE})
     found = label_estimate(run, 1000, 2_000_000, 200.0, rate("unknown"))
     assert (found.seconds, found.replica_hours, found.gpu_hours, found.output_tokens) == (None, None, None, 128_000)

@@ -18,14 +18,11 @@ def named(found: Iterable[ServeApplicationSchema]) -> dict[str, ServeApplication
     return {application.name: application for application in found}
 
 
-def test_the_first_start_is_one_step() -> None:
+def test_a_new_student_starts_before_the_ingress_knows_it() -> None:
     wanted = applications("a")
     (only,) = phases({"shop": OTHER}, wanted)
     assert named(only.applications) == named([*wanted, OTHER])
     assert only.waits == ["raystill", "raystill-student-a"], "applications of others are not awaited"
-
-
-def test_a_new_student_starts_before_the_ingress_knows_it() -> None:
     old, new = applications("a"), applications("a", "b", setting=2)
     started, routed = phases(named([*old, OTHER]), new)
     assert named(started.applications) == named([old[0], *new[1:], OTHER])

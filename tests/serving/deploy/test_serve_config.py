@@ -36,7 +36,7 @@ def applications(
     return {one.name: one for one in endpoint_config(students, ServingConfig(**settings), split).applications}
 
 
-def test_each_student_is_an_application(folders: dict[str, str]) -> None:
+def test_each_student_is_an_application_or_all_share_one(folders: dict[str, str]) -> None:
     folder, t5 = folders.values()
     serving = ServingConfig(keys=KeysConfig(file="keys"), port=8123, max_batch_size=4)
     students = {"a@1": folder, "a@2": folder, "b": t5}
@@ -54,9 +54,6 @@ def test_each_student_is_an_application(folders: dict[str, str]) -> None:
     tls = ServingConfig(tls=TlsConfig(certificate="/tls/crt", key="/tls/key"))
     options: Any = as_document(endpoint_config(students, tls))["http_options"]
     assert (options["ssl_certfile"], options["ssl_keyfile"]) == ("/tls/crt", "/tls/key")
-
-
-def test_students_may_share_an_application(folders: dict[str, str]) -> None:
     found = applications(folders, students_per_replica=1)
     assert list(found) == ["raystill", "raystill-students"]
     assert found["raystill-students"].args["students"] == folders

@@ -147,9 +147,6 @@ async def test_a_batch_holds_items_of_like_lengths() -> None:
     assert held.batches == [[0], [1, 2, 4], [3]]
     await held.end(2)
     assert await asyncio.gather(*late) == [6]
-
-
-async def test_a_short_item_does_not_wait_for_long_ones() -> None:
     held = HeldBatches(4)
     await held.submit(1, 2, 3, 4, steps=64)
     await held.submit(5, steps=32)
@@ -161,7 +158,7 @@ async def test_a_short_item_does_not_wait_for_long_ones() -> None:
     assert await asyncio.gather(*short) == [12]
 
 
-async def test_an_item_is_answered_before_its_batch_ends() -> None:
+async def test_items_are_answered_and_cancelled_by_themselves() -> None:
     held = HeldBatches(2)
     early, late = await held.submit(1, 2)
     held.answer[0](0, 2)
@@ -169,9 +166,6 @@ async def test_an_item_is_answered_before_its_batch_ends() -> None:
     assert (early.done(), late.done()) == (True, False)
     await held.end(0)
     assert [await early, await late] == [2, 4]
-
-
-async def test_a_cancelled_item_affects_no_other() -> None:
     held = HeldBatches(4)
     running = await held.submit(1, 2)
     await held.advance(0.01)
