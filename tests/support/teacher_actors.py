@@ -80,8 +80,8 @@ def label_apples(
     teacher: Teacher, split: DataSplit, gold: str, validation: float | str = 0.1, filters: dict[str, Any] | None = None
 ) -> Outcome:
     """What an actor with this teacher makes of one word problem."""
-    teacher = {"engine": "echo", "filters": {"gold": gold, **(filters or {})}}
-    run = run_config(teacher, corpus={"validation": validation})
+    settings = {"engine": "echo", "filters": {"gold": gold, **(filters or {})}}
+    run = run_config(settings, corpus={"validation": validation})
     row = asyncio.run(actor_of(run=run)._label(teacher, APPLES, split))
     assert row is not None
     return row
