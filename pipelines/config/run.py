@@ -21,7 +21,7 @@ class RunConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     """Letters, digits, `.`, `_` and `-`. Names the endpoint's model, too."""
-    output: str
+    output: Annotated[str, Field(min_length=1)]
     """Folder or URI of the run's artifacts."""
     task: str
     """Name of a built-in task, or path of your own task file."""

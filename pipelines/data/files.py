@@ -80,6 +80,8 @@ def _is_folder_format(uri: str) -> bool:
 def _expand(pattern: str, key: str) -> list[str]:
     from pyarrow.fs import FileType
 
+    if not pattern.strip():
+        raise UserError(key, "it is empty", "Name JSON Lines, CSV, Parquet or Arrow files.")
     if pattern.startswith(HUB):
         return hub_files(pattern, key)
     segments = _segments(pattern)

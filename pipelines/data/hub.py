@@ -39,14 +39,14 @@ def hub_files(uri: str, key: str) -> list[str]:
     if form["revision"] and form["name"].startswith("/"):
         raise UserError(where, "a folder of this machine has no revision", "Remove `@` and what follows it.")
     try:
-        import datasets
+        import datasets  # noqa: F401
     except ImportError as error:
         raise UserError(where, "the package `datasets` is not installed", "Install raystill[hub].") from error
     try:
         return _of_revision(form, where) if form["revision"] else _of_cache(form)
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # of `datasets`, the hub's client, or its HTTP library
         rule = f"`datasets` cannot load it ({' '.join(str(error).split())[:300]})"
         remedy = "Check name, config, split, revision and the way to the hub; or save it to disk and name the folder."
         raise UserError(where, rule, remedy) from error

@@ -257,6 +257,8 @@ def optional_gold(row: Row) -> str | None:
     value = row.get("gold")
     if value is None or value == "":
         return None
+    if isinstance(value, bool):
+        return str(value).lower()  # as JSON and CSV spell it
     return text_field(row, "gold")
 
 

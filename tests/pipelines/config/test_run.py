@@ -38,6 +38,7 @@ def file(tmp_path: Path) -> Path:
         (changed(training={"epochs": None}), "neither epochs nor steps is set"),
         (changed(training={"seed": -1}), "`training.seed`: Input should be greater than or equal to 0 (it is -1)"),
         (changed(teacher={"engine": "vllm"}), "engine vllm needs `model`"),
+        (changed(output=""), "`output`: String should have at least 1"),
         (changed(teacher={"engine": "replay"}), "engine replay needs `outputs`"),
         (changed(teacher={"engine": "replay", "outputs": "o", "filters": {"gold": "rationalise"}}), "has one answer per example"),
         (changed(teacher={"engine": "echo", "outputs": "x"}), "`outputs` has no effect"),

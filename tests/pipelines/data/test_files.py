@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import httpx
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
@@ -60,7 +62,9 @@ def test_names_may_have_the_signs_of_globs_and_uris(tmp_path: Path) -> None:
     assert corpus_ids(f"file://{tmp_path}") == ["r0", "r0"]
 
 
-@pytest.mark.parametrize("named", ["none.jsonl", "none/*.jsonl", "notes.md", "none/", [], "file:///none.jsonl", "*.md"])
+@pytest.mark.parametrize(
+    "named", ["none.jsonl", "none/*.jsonl", "notes.md", "none/", [], "file:///none.jsonl", "*.md", "", [" "]]
+)
 def test_missing_files_and_other_formats_are_refused(tree: Path, monkeypatch: pytest.MonkeyPatch, named: Any) -> None:
     monkeypatch.chdir(tree)
     with pytest.raises(UserError):
@@ -159,6 +163,9 @@ def test_files_of_a_revision_are_named_by_their_commit(tmp_path: Path, monkeypat
     for split, rule in (("dev", "it has no split dev.*train, test"), ("test", "not in the data set's own repository")):
         with pytest.raises(UserError, match=rule):
             corpus_files(f"hf://owner/name:{split}@main", KEY)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", Mock(side_effect=httpx.ConnectError("refused")))
+    with pytest.raises(UserError, match="the way to the hub"):
+        corpus_files(named, KEY)
     with pytest.raises(UserError, match="has no revision"):
         corpus_files("hf:///a/folder:train@main", KEY)
 

@@ -46,6 +46,8 @@ def test_one_label_is_read(text: str, label: str | None) -> None:
 
 
 def test_labels_are_free_without_a_label_set() -> None:
+    truth = _task({"labels": ["True", "False"]})
+    assert truth.read({"id": "m", "input": "x", "gold": True}).gold == "True", "a truth value of JSON or Parquet"
     task = _task({"instruction": "Name the capital."})
     assert task.labels is None
     assert task.instruction == "Name the capital."

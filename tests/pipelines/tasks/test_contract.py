@@ -73,7 +73,7 @@ def test_gold_labels_are_optional_and_normalised(case: Case) -> None:
     "value", [None, "", "  ", ["text"], {"a": 1}, True, 3.5j, float("nan"), "x" * 100_001, "a\x00b", "\ud800"]
 )
 def test_invalid_fields_are_bad_rows(case: Case, value: object) -> None:
-    golds = [*case.not_labels, *([] if value in (None, "") else [value])]
+    golds = [*case.not_labels, *([] if value in (None, "", True) else [value])]
     for wrong in (*({name: value} for name in case.task.required), *({"gold": gold} for gold in golds)):
         with pytest.raises(BadRowError):
             case.task.read({"id": "a", **case.row, **wrong})
