@@ -51,12 +51,14 @@ from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.runtime.terminal import say
 from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import labels_identity
-from pipelines.scoring.model import REPORT, JsonObject, missing_file, report_bytes
+from pipelines.scoring.model import REPORT, JsonObject, missing_file, read_report, report_bytes
 from pipelines.scoring.power import power_text
 from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, require_manifest, write_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import Example, Task
+
+_PAGE = "report.html"
 
 
 def compare(run: RunConfig) -> Manifest:
@@ -72,6 +74,7 @@ def compare(run: RunConfig) -> Manifest:
     # Cells run in processes with another working directory.
     comparison = _Comparison(run.model_copy(update={"output": Store(run.output).uri}))
     if done := comparison.finished():
+        comparison.draw_lost_page()
         return done
     with folder_lock(comparison.store, run.labelling.lease_s, "compare") as comparison.check_lock:
         return comparison.make()
@@ -107,6 +110,11 @@ class _Comparison:
     def finished(self) -> Manifest | None:
         """The manifest of exactly this comparison, if it is finished. Changes nothing on disk but counts of tokens."""
         return self._finished(self._identity(self._trials()))
+
+    def draw_lost_page(self) -> None:
+        """Write report.html of a finished comparison if it is lost."""
+        if missing_file(self.store, (_PAGE,)):
+            self._write_page(read_report(self.store, ComparisonReport))
 
     def _trials(self) -> list[CellJob]:
         return [self._job(cell, "validation") for cell in grid.trials(self.run)]
@@ -161,7 +169,7 @@ class _Comparison:
 
     def _finished(self, identity: JsonObject) -> Manifest | None:
         """The comparison of exactly this grid with these prices, if it is finished. Changes nothing on disk."""
-        lost = missing_file(self.store, (REPORT, "report.html"))
+        lost = missing_file(self.store, (REPORT,))
         manifest = decide(self.store, "comparison", identity, replace=True, damage=lambda manifest: lost).reused
         if manifest is None:
             return None
@@ -298,12 +306,15 @@ class _Comparison:
 
     def _report(self, results: GridResults) -> ComparisonReport:
         report = comparison_report(results)
+        self._write_page(report)
+        self.store.write(REPORT, report_bytes(report))
+        return report
+
+    def _write_page(self, report: ComparisonReport) -> None:
         # Here, since a plan does without the packages of pages (the extra `train`).
         from pipelines.compare.page import comparison_page
 
-        self.store.write("report.html", comparison_page(report).encode())
-        self.store.write(REPORT, report_bytes(report))
-        return report
+        self.store.write(_PAGE, comparison_page(report).encode())
 
     def _identity(self, trials: Sequence[CellJob]) -> JsonObject:
         """The inputs that decide the comparison. The chosen settings follow from the trials."""

@@ -60,7 +60,10 @@ from pipelines.storage.store import PROGRESS, Store
 from pipelines.students.decoding.constrained import check_constrained
 from pipelines.tasks import Example, Task, load_task, task_spec
 
-FILES = (REPORT, "report.md", "report.html", "accuracy.png", PREDICTIONS)
+_PLOT = "accuracy.png"
+FILES = (REPORT, PREDICTIONS)
+"""Without these a report is scored again. The others are drawn from them."""
+_READABLE = ("report.md", "report.html", _PLOT)
 
 
 def check_evaluate(run: RunConfig) -> tuple[Task, Manifest, Manifest]:
@@ -99,7 +102,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     examples = scored_examples(run, heldout)
     identity = report_identity(run, task, student, labels, heldout)
     if done := _decide(store, identity, heldout).reused:
-        _update_cost(run, student, labels, store)
+        _update(run, student, labels, store)
         return done
     scored = _heldout(run, task, student, heldout, examples)
     questions = _questions(run, task, student, heldout, examples)
@@ -115,7 +118,6 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         check_lock()
         content = build_report(Evaluated(run, task, student, labels), scored, questions, measured, began)
         store.write(PREDICTIONS, predictions(examples, measured.systems, measured.quantized))
-        store.write("accuracy.png", plots.accuracy_png(content))
         _write_report(store, content)
         manifest = _manifest(run, identity, content)
         write_manifest(store, manifest)
@@ -187,12 +189,12 @@ def _questions(
     return Questions(examples, inputs, answers, majority, left)
 
 
-def _update_cost(run: RunConfig, student: Manifest, labels: Manifest, store: Store) -> None:
-    """Write a finished report again if its costs changed: another price, or other times of labels and student."""
+def _update(run: RunConfig, student: Manifest, labels: Manifest, store: Store) -> None:
+    """Write a finished report again if a readable form is lost, or if its costs changed: another price, or other times."""
     content = read_report(store, Report)
     seconds_per_example = content.student_scores.seconds_per_example
     cost = student_cost(labels, student, seconds_per_example, run.compare.price_per_worker_hour)
-    if content.cost != cost:
+    if content.cost != cost or missing_file(store, _READABLE):
         _write_report(store, content.model_copy(update={"cost": cost}))
 
 
@@ -203,6 +205,7 @@ def _write_report(store: Store, content: Report) -> None:
 
     store.write("report.md", report_markdown.markdown(content).encode())
     store.write("report.html", report_page(content).encode())
+    store.write(_PLOT, plots.accuracy_png(content))
     store.write(REPORT, report_bytes(content))
 
 
