@@ -1,5 +1,3 @@
-"""The contract of every method in the registry, and what is special to some."""
-
 import pytest
 
 from pipelines import methods
@@ -35,7 +33,6 @@ def test_every_method_keeps_the_contract(name: str, method: Method) -> None:
     assert method.targets(EMPTY, TASK) or method.remedy, "labels with nothing to learn are refused with a remedy"
     with pytest.raises(ValueError, match=f"method {name} trains no "):
         prompt_of(name, "text" if method.answer == "label" else "label", TEXT)
-
     weights = term_weights(StudentConfig(model="m", method=name, rationale_weight=0.3, soft_weight=0.2))
     assert list(weights) == list(method.terms)
     assert set(weights) <= set(TERMS)
@@ -44,7 +41,6 @@ def test_every_method_keeps_the_contract(name: str, method: Method) -> None:
     assert (method.writes_rationales, method.needs_teacher_text) == (name in WRITERS, name in NEEDY)
     assert method.student_keys <= methods.METHOD_KEYS <= StudentConfig.model_fields.keys()
     assert (method.label_column is None) == (not method.learns), "a fixed label column is explained in an error"
-
     written = TASK.render(TASK.parse("Anne gives 1 away. The answer is (4 - 1).", EXAMPLE))
     read = read_answer(name, "(4 - 1)" if method.answer == "label" else written, TASK, EXAMPLE)
     assert (read.label, read.rationale) == ("4 - 1", "" if method.answer == "label" else "Anne gives 1 away.")

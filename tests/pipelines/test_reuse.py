@@ -1,5 +1,3 @@
-"""The decision on one artifact: every state of its folder, with and without --replace."""
-
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""What each stage of a run would do, from what OUTPUT holds."""
-
 from pathlib import Path
 
 import pytest

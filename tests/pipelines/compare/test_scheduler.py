@@ -1,5 +1,3 @@
-"""Cells as Ray tasks: outcomes, failures and placement, with a fake Ray."""
-
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Costs from manifests; those of a student: evaluate/costs.py."""
-
 from pathlib import Path
 
 import pytest

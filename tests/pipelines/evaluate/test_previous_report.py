@@ -77,12 +77,7 @@ def test_a_report_is_named_by_folder_file_or_uri(tmp_path: Path, location: str) 
 
 def test_a_report_of_another_format_can_be_compared(tmp_path: Path) -> None:
     write_report(tmp_path / "before", 20)
-    tree: dict[str, Any] = {
-        "format": 5,
-        "run": "old",
-        "created": "2025",
-        "task": {"name": "arithmetic", "version": "2"},
-    }
+    tree: Any = {"format": 5, "run": "old", "created": "2025", "task": {"name": "arithmetic", "version": "2"}}
     tree["systems"] = [{"name": "student", "accuracy": 0.4, "total": 50, "new": 1}]
     (tmp_path / "before" / "report.json").write_text(json.dumps(tree))
     assert change(tmp_path, write_report(tmp_path / "now", 28)).better == 8

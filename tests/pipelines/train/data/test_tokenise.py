@@ -262,16 +262,13 @@ def test_teacher_tokens_end_with_the_answer(settings: Any, tmp_path: Path, monke
         {"id": name, "token_ids": one, "top_ids": [[i, 9] for i in one], "top_logprobs": [[-0.5, -1.0]] * len(one)}
         for name, one in answers.items()
     ]
+    part = "data/part-00000.parquet"
     file = tmp_path / "labels/token_logprobs/part-00000.parquet"
     file.parent.mkdir()
     pq.write_table(pa.Table.from_pylist(tops, schema=TOKEN_LOGPROBS), file)
     name_parts(tmp_path / "labels")
     labels = Store(str(tmp_path / "labels"))
-    by_id = {
-        row["id"]: row
-        for t in encode_part(LabelParts.of(labels), "data/part-00000.parquet", kd)
-        for row in t.to_pylist()
-    }
+    by_id = {row["id"]: row for t in encode_part(LabelParts.of(labels), part, kd) for row in t.to_pylist()}
     cut, ended, stopped, missing = (by_id[row["id"]] for row in rows)
     assert missing["dropped"] == "nothing_to_learn"
     for row in (cut, ended):
