@@ -28,6 +28,14 @@ TAGS = {
     "granite": ("Here is my thought process:", "Here is my response:"),
 }
 """Parser -> opening and closing mark. DeepSeek, Qwen, GLM, MiniMax, Nemotron, Olmo and others use `think`."""
+_MORE_TAGS = (
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Cohere
+    ("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),  # Sky-T1, OpenThinker
+)
+"""Marks that `auto` cuts, too."""
+_ALL_TAGS = (*TAGS.values(), *_MORE_TAGS)
+_ANSWER_MARKS = re.compile(r"<\|(?:START|END)_RESPONSE\|>|<\|(?:begin|end)_of_solution\|>")
 HARMONY = "harmony"
 """gpt-oss: channels `analysis` and `final`."""
 PARSERS = (*TAGS, HARMONY)
@@ -52,13 +60,13 @@ class Split:
 def opens_thought(prompt: str) -> bool:
     """True if a rendered prompt ends within a thought, as templates of reasoning models do."""
     tail = prompt[-200:]
-    return any(tail.rfind(opening) > tail.rfind(closing) for opening, closing in TAGS.values() if opening[0] in "<[◁")
+    return any(tail.rfind(opening) > tail.rfind(closing) for opening, closing in _ALL_TAGS if opening[0] in "<[◁")
 
 
 def marks_are_special(tokenizer: Any) -> bool:
     """True if a tokenizer's special tokens, which engines drop from texts, include the marks of thoughts."""
     special = set(getattr(tokenizer, "all_special_tokens", None) or ())
-    marks = {mark for tags in TAGS.values() for mark in tags} | {"<|channel|>", "<|channel>"}
+    marks = {mark for tags in _ALL_TAGS for mark in tags} | {"<|channel|>", "<|channel>"}
     return bool(special & marks)
 
 
@@ -67,7 +75,7 @@ class ThoughtCutter:
 
     def __init__(self, parser: str) -> None:
         """`parser`: `teacher.reasoning`."""
-        self._tags = tuple(TAGS.values()) if parser == "auto" else (TAGS[parser],) if parser in TAGS else ()
+        self._tags = _ALL_TAGS if parser == "auto" else (TAGS[parser],) if parser in TAGS else ()
         self._harmony = parser in ("auto", HARMONY)
         self._named = parser not in ("auto", "none")
         self._skips_opening = False
@@ -126,7 +134,7 @@ def _split_tags(text: str, opening: str, closing: str) -> Split:
     rest = text[position:]
     answer, thoughts = (answer, [*thoughts, rest]) if depth else (answer + rest, thoughts)
     joined = "\n".join(part.strip() for part in thoughts if part.strip())
-    return Split(answer.strip(), joined, ends=not depth)
+    return Split(_ANSWER_MARKS.sub("", answer).strip(), joined, ends=not depth)
 
 
 def _split_channels(text: str) -> Split:

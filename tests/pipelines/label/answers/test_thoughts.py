@@ -24,6 +24,12 @@ FORMATS: dict[str, Callable[[str, str], str]] = {
     "two thoughts": lambda thought, answer: f"<think>{thought}</think> Hm. <think>{thought}</think>{answer}",
     "nested": lambda thought, answer: f"<think>{thought}<think>{thought}</think>{thought}</think>{answer}",
     "granite": lambda thought, answer: f"Here is my thought process: {thought} Here is my response: {answer}",
+    "cohere": lambda thought, answer: (
+        f"<|START_THINKING|>{thought}<|END_THINKING|><|START_RESPONSE|>{answer}<|END_RESPONSE|>"
+    ),
+    "openthinker": lambda thought, answer: (
+        f"<|begin_of_thought|>{thought}<|end_of_thought|><|begin_of_solution|>{answer}<|end_of_solution|>"
+    ),
     "kimi": lambda thought, answer: f"◁think▷{thought}◁/think▷{answer}",
 }
 UNENDED = ["<think>{}", "[THINK]{}", "<reasoning>{}", "<|channel|>analysis<|message|>{}", "analysisWe think. {}"]
