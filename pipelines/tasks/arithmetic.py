@@ -10,7 +10,7 @@ Versions:
     3 (2026-11-25) rejects `2**3`, `0x10` and expressions whose canonical text is too long; reads `.5` as 0.5
 Parsers:
     2 (2026-11-30) reads headings, `<answer>`, `3 400`, `1 million`, `$1.234,56` and a single sentence with a true equation;
-                   rejects powers, times and several numbers
+                   rejects powers, times, several numbers or equations, and words as numbers (`some - 18`, `half of 84`)
 """
 
 from __future__ import annotations

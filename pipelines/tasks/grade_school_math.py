@@ -11,7 +11,7 @@ Versions:
     3 (2026-11-25) rejects `2**3` and numbers that are too long after evaluation
 Parsers:
     2 (2026-11-30) reads sentences (`The bill is $36.`), headings, `<answer>`, `<1200>`, `3 400`, `10^3`, `1 million`, `$1.234,56`, `2 1/2`;
-                   rejects times, several numbers, ranges, dozens, unknowns and numbers that may not be the answer
+                   rejects times, several numbers, ranges, dozens, unknowns, cents for dollars and numbers that may not be the answer
 """
 
 from __future__ import annotations

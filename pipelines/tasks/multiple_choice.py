@@ -12,7 +12,8 @@ Versions:
                    is readable
 Parsers:
     2 (2026-11-30) rejects an answer that names several choices (unless `task_options: {several: first}`) and a letter with another text;
-                   reads headings, `<answer>`, `The correct option is (b)`, `Option (b) is correct` and misspelt choices
+                   reads headings, `<answer>`, `The correct option is (b)`, `Option (b) is correct`, `B because ...`, misspelt choices
+                   and choices with LaTeX or currency
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Versions:
     1              first
     2 (2026-11-24) reads `\\boxed{}` if no `answer is` is readable
 Parsers:
-    2 (2026-11-30) reads headings and `<answer>`; rejects a text that corrects its answer
+    2 (2026-11-30) reads headings and `<answer>`; rejects a text that corrects its answer, or denies a label
 """
 
 from __future__ import annotations
