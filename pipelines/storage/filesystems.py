@@ -32,7 +32,11 @@ REQUEST_TIMEOUT_S = 20.0
 S3_ATTEMPTS = 3
 GCS_RETRY_S = 60
 
-_CREDENTIALS = re.compile(r"(?<=://)[^\s/?#]*@")
+_SECRET = re.compile(
+    r"(?<=[?&])(sig|[\w-]*(secret|token|password|api[_-]?key|access[_-]?key|account[_-]?key))=[^&\s]*", re.IGNORECASE
+)
+"""In the query part of a URI, such as `client_secret` and the signature of a shared access of Azure."""
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/?#]*@|" + _SECRET.pattern, re.IGNORECASE)
 _S3_TEXT = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
 _S3_FLAGS = ("allow_bucket_creation", "force_virtual_addressing", "anonymous")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -91,12 +95,14 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def check_no_credentials(uri: str) -> None:
-    """Raise UserError if a URI names a user and a password, or a user of S3."""
+    """Raise UserError if a URI names a user and a password, a user of S3, or a secret in its query part."""
     scheme, mark, rest = uri.partition("://")
     user, at, _ = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")
     # abfs://CONTAINER@ACCOUNT and gs://anonymous@BUCKET hold no secret.
-    if mark and at and (":" in user or scheme == "s3"):
-        remedy = "Set them in the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or give the machine a role."
+    is_uri = mark and re.fullmatch(r"\w[\w+.-]*", scheme)  # else a text of the run file that contains one
+    if is_uri and ((at and (":" in user or scheme == "s3")) or _SECRET.search(rest)):
+        names = "for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; for Azure: AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET"
+        remedy = f"Set them in the environment ({names}), or give the machine a role."
         raise UserError(shown(uri), "credentials in a URI would end in manifests, jobs and logs", remedy)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.storage.filesystems import ancestor, join, open_filesystem, shown
+from pipelines.storage.filesystems import ancestor, check_no_credentials, join, open_filesystem, shown
 from pipelines.storage.store import Store
 
 
@@ -15,6 +15,8 @@ from pipelines.storage.store import Store
         ("nonsense://a.jsonl", "no filesystem opens it"),
         ("s3://KEY:hidden@bucket/a.jsonl", "s3://bucket/a.jsonl: credentials in a URI"),
         ("s3://KEY@bucket/a.jsonl", "credentials in a URI"),
+        ("abfs://c@host/a?client_secret=hidden&tenant_id=t", r"abfs://host/a\?&tenant_id=t: credentials in a URI"),
+        ("abfs://c@host/a?sv=1&sig=hidden", "credentials in a URI"),
         ("hdfs://user:hidden@host/a.jsonl", "credentials in a URI"),
     ],
 )
@@ -26,6 +28,7 @@ def test_an_impossible_uri_is_refused(uri: str, rule: str) -> None:
 
 
 def test_paths_keep_the_query_part_and_lose_credentials() -> None:
+    check_no_credentials("Is http://a:b@c/?token=1 phishing?")  # the text of an example
     assert join("s3://k:s@b/f/?region=x", "a b/c.json") == "s3://k:s@b/f/a%20b/c.json?region=x"
     assert join("/data/", "a b?.json") == "/data/a b?.json"
     assert ancestor("s3://b/f/a.json?region=x", 1) == "s3://b/f?region=x"
