@@ -1,5 +1,3 @@
-"""The chat prompt of instruct students: the template is the template's, an input is text."""
-
 from pathlib import Path
 from typing import Any
 

@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.errors import StageFailedError, UserError
 from pipelines.reuse import Action
-from pipelines.runtime.progress_file import ProgressFile
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
@@ -22,7 +22,6 @@ from pipelines.train import checks, stage
 from pipelines.train.begun import notices, record_begin, training_folder
 from pipelines.train.checks import check_counts, check_gold, check_task, token_settings
 from pipelines.train.data.token_table import TokenCounts
-from pipelines.train.engine.job import TrainingJob
 from pipelines.train.identity import identity_in_0_1, tokens_identity, train_identity
 from pipelines.train.stage import check_train, train, train_decision, train_locked
 from pipelines.train.tracking.services import check_trackers
@@ -171,9 +170,8 @@ def test_more_rationales_than_the_labels_hold_are_refused(run: Any) -> None:
     with pytest.raises(UserError, match=r"per_row 3: .* has one rationale for each row\. Label with .*n: 3 or more"):
         check_train(run(student=several))
     assert checks.rationale_notices(counts(), check_train(run(student={**several, "method": "finetune"}))) == []
-    found = checks.rationale_notices(
-        counts(unshared=2, long_rationales=4, rotating=1), token_settings(run(student=several))
-    )
+    some = counts(unshared=2, long_rationales=4, rotating=1)
+    found = checks.rationale_notices(some, token_settings(run(student=several)))
     assert [notice.partition(": ")[2] for notice in found] == [
         "2 of 9 training rows teach their label alone",
         "4 rationales have more than 9 words and are not learned",
@@ -231,9 +229,8 @@ def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models
     assert fingerprint(identity_in_0_1(identity)) != fingerprint(identity), "0.1 formed other steps"
     assert of(student={"method": "finetune", "rationale_weight": 0.1}) == of(student={"method": "finetune"})
     assert of(student={"method": "token-kd", "temperature": 3.0}) == of(student={"method": "token-kd"})
-    moved = tmp_path / "elsewhere"
-    shutil.copytree(models["decoder-only"], moved)
-    elsewhere = train_identity(run(student={"model": str(moved)}), task, labels)
+    moved = str(shutil.copytree(models["decoder-only"], tmp_path / "elsewhere"))
+    elsewhere = train_identity(run(student={"model": moved}), task, labels)
     assert fingerprint(elsewhere) == of(), "the place of the model does not matter"
     assert str(tmp_path) not in str(elsewhere)
 
@@ -252,20 +249,14 @@ def test_cells_of_a_grid_share_tokens(run: Any, labels: Manifest) -> None:
     assert of("finetune", max_input_tokens=9) != of("finetune")
 
 
-def test_trainings_that_share_tokens_share_no_checkpoints(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs: list[TrainingJob] = []
-
-    def stopped(job: TrainingJob, live: ProgressFile) -> None:
-        jobs.append(job)
-        raise StageFailedError("stopped")
-
-    monkeypatch.setattr(stage, "_run_with_progress", stopped)
+def test_trainings_that_share_tokens_share_no_checkpoints(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    training = Mock(side_effect=StageFailedError("stopped"))
+    monkeypatch.setattr(stage, "_run_with_progress", training)
     write_labels(tmp_path, label_rows(40))
     for seed in (0, 1):
         with pytest.raises(StageFailedError):
             train_locked(run(training={"seed": seed}), tokens_at=Store(str(tmp_path / "shared")))
+    jobs = [call.args[0] for call in training.call_args_list]
     assert len({job.tokens for job in jobs}) == 1
     assert {job.work.root for job in jobs} == {str(folder) for folder in (tmp_path / "training").iterdir()}
     assert len({job.best_weights(3).root for job in jobs}) == 2
@@ -291,9 +282,8 @@ def test_other_settings_leave_what_has_begun(run: Any, labels: Manifest, tmp_pat
     assert said(300) == (Action.RESUME, "begun with the same settings and inputs", [])
     action, reason, lines = said(600)
     assert (action, "training.steps: 300 -> 600" in reason, len(lines)) == (Action.MAKE, True, 1)
-    assert re.search(
-        r"stays in \S+/training/\w{12} \(training.steps: 300 -> 600\)\. This one begins at step 0", lines[0]
-    )
+    stays = r"stays in \S+/training/\w{12} \(training.steps: 300 -> 600\)\. This one begins at step 0"
+    assert re.search(stays, lines[0])
     training_folder(output, identity).write("identity.json", b"{")
     assert "its identity.json is damaged" in said(600)[2][0]
     made = manifest_of("student", identity, config={}, counts={}, timings_s={}, details={}, provenance={})
@@ -308,26 +298,20 @@ def test_other_settings_leave_what_has_begun(run: Any, labels: Manifest, tmp_pat
 
 @pytest.mark.parametrize(
     ("content", "replace", "action"),
-    [
-        (None, 0, "resume"),
-        (b"cut", 0, "resume"),
-        (b"CHANGED", 0, "reuse"),
-        (b"CHANGED", 1, "make"),
-        (b"weights", 1, "reuse"),
-    ],
+    [("", 0, "resume"), ("cut", 0, "resume"), ("WEIGHTS", 0, "reuse"), ("WEIGHTS", 1, "make"), ("weights", 1, "reuse")],
 )
-def test_a_damaged_student_is_trained_again(
-    run: Any, labels: Manifest, tmp_path: Path, content: bytes | None, replace: bool, action: str
+def test_a_damaged_student_is_made_again(
+    run: Any, labels: Any, tmp_path: Any, content: str, replace: Any, action: str
 ) -> None:
-    student, task = Store(str(tmp_path / "student")), load_task(task_spec("arithmetic", {}))
+    student = Store(str(tmp_path / "student"))
     student.write("model.safetensors", b"weights")
     files = {name: file.model_dump() for name, file in hash_files(student).items()}
-    identity = train_identity(run(), task, labels)
+    identity = train_identity(run(), load_task(task_spec("arithmetic", {})), labels)
     made = manifest_of("student", identity, config={}, counts={}, timings_s={}, details={"files": files}, provenance={})
     write_manifest(student, made)
     student.delete("model.safetensors")
-    if content is not None:
-        student.write("model.safetensors", content)
+    if content:
+        student.write("model.safetensors", content.encode())
     decision = train_decision(run(), labels, replace=replace)
     assert decision.action.value == action
     lines = list(notices(decision, Store(str(tmp_path)), identity))

@@ -1,5 +1,3 @@
-"""A student's manifest and card: what they take from the labels, and that both stay as version 0.1 wrote them."""
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""A target token has the same weight in the loss whatever the length of its example and the examples beside it."""
-
 from pathlib import Path
 from typing import Any
 

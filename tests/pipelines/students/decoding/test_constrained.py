@@ -79,9 +79,7 @@ def test_a_free_answer_that_is_a_label_stays(family: Family) -> None:
     student, text = student_of(family, "finetune"), TEXTS[:1]
     teach_two(student, "label", text[0], "neutral", "contradiction")
     for labels in (("entailment", "neutral", "contradiction"), ("neutral", "neutrality")):
-        [free], [constrained] = (
-            student.answer(text, "label", 24, labels=[labels], constrained=c) for c in (False, True)
-        )
+        [free], [constrained] = (student.answer(text, "label", 24, labels=[labels], constrained=c) for c in (0, 1))
         assert (free, free.text, free.in_set) == (constrained, "neutral", True)
     [cut] = student.answer(text, "label", 1, labels=[("contradiction",)], constrained=True)
     assert (cut.text, cut.confidence) == ("contradiction", 1.0), "max_new_tokens does not shorten a label"

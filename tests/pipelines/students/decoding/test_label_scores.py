@@ -170,7 +170,6 @@ def test_converted_student_confidence_equals_brute_force(tmp_path: Path, part: P
     check(answers(converted, part), student, part)
     drawn = answers(converted, part, sampling=Sampling(1e-4))
     assert drawn[0].confidence == pytest.approx(answers(converted, part)[0].confidence, abs=1e-5)
-
     counted = Mock(num_translators=1, translate_batch=Mock(side_effect=converted._translator.translate_batch))
     monkeypatch.setattr(converted, "_translator", counted)
 

@@ -1,5 +1,3 @@
-"""Likelihood of given texts after a prompt, against one whole forward pass for each text."""
-
 import pytest
 
 from pipelines.students.decoding import Family, Student

@@ -1,5 +1,3 @@
-"""Texts as tokens: special tokens inside a text, and texts that a tokenizer cannot write."""
-
 from typing import Any
 
 import pytest

@@ -1,5 +1,3 @@
-"""Adapters change nothing at first, are all that is trained, and are merged into weights that answer as before."""
-
 import math
 from pathlib import Path
 from typing import Any

@@ -116,7 +116,6 @@ def test_a_micro_batch_equals_single_sequences(family: Any, packed: bool, recomp
     scales = step_scales({"label": 0.7, "rationale": 0.3}, {"label": counts[0], "rationale": counts[1]})
     loss, found = loss_of(StudentLoss(model), batch, scales)
     loss.backward()
-
     by_part = [torch.cat([token_losses(reference, s.prompt, s.target) for s in sequences[part::2]]) for part in (0, 1)]
     expected = 0.7 * by_part[0].mean() + 0.3 * by_part[1].mean()
     expected.backward()
@@ -140,7 +139,6 @@ def test_soft_label_loss_equals_one_label_at_a_time(family: Any, tmp_path: Path)
     batch = collate(rows, family=family, pad=0, start=0)
     loss, found = loss_of(StudentLoss(model, temperature=2.0), batch, [0.01, 0, 0, 0.5, 0])
     loss.backward()
-
     each = [token_losses(reference, s.prompt, s.target).sum() for s in sequences]
     soft = 0.0
     for members in groups:
