@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
-from cluster.kubernetes.settings import FILE, SettingsFile, read_settings
+from cluster.kubernetes.settings import FILE, read_settings
 from pipelines.errors import UserError
 from tests.support.k8s.rendering import K8S, each_overlay, named, needs_kustomize, overlay, with_components
 
@@ -85,13 +84,3 @@ def test_wrong_settings_are_refused(old: str, new: str, match: str, tmp_path: Pa
     root = edited(tmp_path, "prod-gpu", old, new)
     with pytest.raises(UserError, match=f"settings.yaml: .*{match}"):
         read_settings(root / "overlays/prod-gpu")
-
-
-@each_overlay
-def test_the_json_schema_agrees(name: str) -> None:
-    schema = SettingsFile.model_json_schema(mode="serialization", by_alias=True)
-    tree = yaml.safe_load((K8S / "overlays" / name / FILE).read_text(encoding="utf-8"))
-    jsonschema.validate(tree, schema)
-    tree["spec"]["worker"]["cpu"] = "0.5"
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(tree, schema)
