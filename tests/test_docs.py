@@ -22,9 +22,7 @@ from pipelines.tasks.registry import load_task, task_spec
 from tests.test_surface import COMMANDS, KEYS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"), ROOT / "k8s" / "README.md"]
-)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"), ROOT / "k8s/README.md"])
 TEXTS = [page for page in PAGES if page.name != "CHANGELOG.md"]
 ROOTS = {key.partition(".")[0] for key in KEYS.split() if "." in key}
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
@@ -106,9 +104,7 @@ def test_commands_options_and_keys_exist(page: Path) -> None:
 def test_messages_and_tests_that_pages_name_exist() -> None:
     sources = [file.read_text() for name in ("cluster", "pipelines", "serving") for file in (ROOT / name).rglob("*.py")]
     code = re.sub(r"[\"']\s*\n\s*f?[\"']", "", "\n".join(sources))
-    for message in re.findall(
-        r"^\| `([^`]+)` \|", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
-    ):
+    for message in re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE):
         assert all(part.strip(" ()") in code or part.startswith("Auth") for part in message.split("...")), message
     for file, name in re.findall(r"`(tests/\S+)::(\w+)`", (ROOT / "docs/reliability.md").read_text(encoding="utf-8")):
         assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), name

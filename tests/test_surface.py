@@ -125,15 +125,12 @@ def test_commands_and_options_are_the_frozen_ones() -> None:
     assert keys(RunConfig) == set(KEYS.split())
 
 
-def test_every_command_has_a_summary_and_an_example() -> None:
+def test_every_command_has_a_summary_and_parts_a_version() -> None:
     for name, command in [*commands(main), *main.commands.items()]:
         summary = command.get_short_help_str(limit=45)
         assert summary, name
         assert not summary.endswith("..."), f"{name}: {summary}"
         assert "Example" in (command.help or ""), name
-
-
-def test_version_names_every_part() -> None:
     done = CliRunner().invoke(main, ["--version"])
     parts = r"raystill \S+, Python 3\.\d+.*\nbase +ray \S+, pyarrow \S+, .*\nlabel .*\ntrain +torch \S+, .*\nserve .*\nk8s .*\n"
     assert (done.exit_code, bool(re.fullmatch(parts, done.output))) == (0, True), done.output

@@ -76,13 +76,7 @@ async def test_bulk_leaves_room_for_others() -> None:
 
 async def test_bulk_alone_takes_about_a_second_and_a_half() -> None:
     """An interactive request finds it before it. If few take longer by themselves, it is twice their time."""
-    for seconds_each, fixed_s, inputs in (
-        (0.1, 0.0, 15),
-        (0.02, 0.0, 75),
-        (0.1, 1.0, 5),
-        (0.0, 4.0, 200),
-        (0.02, 2.0, 45),
-    ):
+    for seconds_each, fixed_s, inputs in (0.1, 0, 15), (0.02, 0, 75), (0.1, 1, 5), (0, 4, 200), (0.02, 2, 45):
         room = BulkRoom(4)
         for _ in range(200):
             under_way = room.of(200, 4)
@@ -121,7 +115,7 @@ async def test_keys_and_requests_of_a_key_take_turns() -> None:
     assert await large == 50
 
 
-async def test_no_priority_starves_the_other() -> None:
+async def test_neither_a_priority_nor_a_key_takes_all_places() -> None:
     endpoint = Endpoint(computed=1, target=1)
     sent = [endpoint.send("bulk", 40, bulk=True), *(endpoint.send(f"small {i}", 4) for i in range(40))]
     await endpoint.settle()
@@ -130,9 +124,6 @@ async def test_no_priority_starves_the_other() -> None:
     assert 8 <= bulk <= 14, "one turn of five"
     await endpoint.drain()
     assert sum([await task for task in sent]) == 200
-
-
-async def test_a_key_cannot_take_all_places() -> None:
     endpoint = Endpoint(computed=8)
     first = [endpoint.send(f"a{i}", 1, key="a") for i in range(30)]
     assert (await endpoint.settle()).total() == 12

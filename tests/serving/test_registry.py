@@ -20,7 +20,7 @@ def select(registry: Registry, name: str | None, seed: int = 0) -> str | None:
     return found and found.id
 
 
-def test_a_name_selects_its_versions_by_their_shares() -> None:
+def test_names_and_shares_select_a_version() -> None:
     registry = Registry(VERSIONS, {"sums": {"new": 10.0}})
     chance = random.Random(0)
     found = Counter(card.id for _ in range(10_000) if (card := registry.select("sums", chance)))
@@ -28,9 +28,6 @@ def test_a_name_selects_its_versions_by_their_shares() -> None:
     assert 900 < found["sums@new"] < 1100
     assert registry.shares("sums") == {"old": 90.0, "new": 10.0}
     assert registry.shares("pairs") == {}
-
-
-def test_requests_name_a_version_a_student_or_none() -> None:
     registry = Registry(VERSIONS, {"sums": {"new": 0.0}})
     for name in ("sums@new", "sums@old", "pairs"):
         assert select(registry, name) == name

@@ -140,12 +140,9 @@ def test_artifacts_of_other_settings_are_refused(tmp_path: Path, command: str) -
     assert (done.exit_code, "(corpus.limit: null -> 9)" in done.output) == (2, True), done.output
 
 
-def test_an_evaluation_needs_a_student(tmp_path: Path) -> None:
+def test_evaluate_and_submit_check_the_run_first(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["evaluate", write_run(tmp_path)])
     assert (done.exit_code, "no finished student" in done.output) == (2, True), done.output
-
-
-def test_submit_checks_what_needs_no_input(tmp_path: Path) -> None:
     run_file = write_run(tmp_path, **TOKEN_KD)
     done = CliRunner().invoke(main, ["submit", run_file, "--stage", "run", "--address", "http://127.0.0.1:1"])
     assert (done.exit_code, NO_LOGPROBS in done.output) == (2, True), done.output

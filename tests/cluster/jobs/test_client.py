@@ -17,14 +17,11 @@ RUN = parse_run(TREE)
 NAME = job_name(RUN, "label")
 
 
-def test_an_id_depends_on_run_output_and_stage_alone() -> None:
+def test_a_job_has_an_id_code_and_environment(server: FakeJobServer) -> None:
     assert NAME.startswith("raystill-try-label-")
     other = parse_run({**TREE, "output": "s3://bucket/other"})
     assert len({NAME, job_name(RUN, "train"), job_name(other, "label")}) == 3
     assert job_name(parse_run({**TREE, "training": {"epochs": 9.0}}), "label") == NAME
-
-
-def test_a_job_carries_run_file_code_and_environment(server: FakeJobServer) -> None:
     driver = Driver(cpus=2.0, resources={"head": 1.0}, environment={"A": "b"})
     job, new = JobClient("http://head").submit(RUN, "label", driver, arguments=["--replace"])
     assert (job.id, job.status, new) == (NAME, "PENDING", True)

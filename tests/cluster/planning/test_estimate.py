@@ -77,7 +77,7 @@ def test_unknown_throughput_names_the_reason(config: Any, teacher: dict[str, Any
     assert found.source.startswith(why)
 
 
-def test_measured_rows_decide_time_hours_and_cost() -> None:
+def test_rows_decide_time_hours_and_cost() -> None:
     """10,000 rows at 10 rows/s by each of 4 replicas with 2 GPUs: 250 s, and 50 s of engine start."""
     run = run_config({**VLLM, "gpus_per_replica": 2, "replicas": {"min": 1, "max": 4}, "price": {"per_gpu_hour": 3.0}})
     measured = rate(rows_per_s=10.0, output_tokens_per_row=40.0, engine_start_s=50.0, bytes_per_row=120.0)
@@ -86,9 +86,6 @@ def test_measured_rows_decide_time_hours_and_cost() -> None:
     assert (found.seconds, found.gpu_hours) == (pytest.approx(300.0), pytest.approx(300 * 8 / 3600))
     assert found.cost.amount == pytest.approx(3 * 300 * 8 / 3600)
     assert found.storage_bytes.labels == 1_200_000
-
-
-def test_unmeasured_rows_have_assumed_tokens_and_a_price() -> None:
     run = run_config({**VLLM, "sampling": {"n": 4, "temperature": 1.0, "max_tokens": 100}, "token_logprobs": 5})
     found = label_estimate(run, 1000, 50_000, 200.0, rate(output_tokens_per_s=1000.0))
     assert (found.output_tokens, found.seconds) == (200_000, pytest.approx(200.0))

@@ -18,7 +18,7 @@ def named(found: Iterable[ServeApplicationSchema]) -> dict[str, ServeApplication
     return {application.name: application for application in found}
 
 
-def test_a_new_student_starts_before_the_ingress_knows_it() -> None:
+def test_the_ingress_knows_a_student_only_while_it_runs() -> None:
     wanted = applications("a")
     (only,) = phases({"shop": OTHER}, wanted)
     assert named(only.applications) == named([*wanted, OTHER])
@@ -29,9 +29,6 @@ def test_a_new_student_starts_before_the_ingress_knows_it() -> None:
     assert started.waits == ["raystill-student-a", "raystill-student-b"]
     assert named(routed.applications) == named([*new, OTHER])
     assert routed.waits == ["raystill"]
-
-
-def test_a_student_ends_after_the_ingress_has_forgotten_it() -> None:
     old, new = applications("a", "b"), applications("a")
     started, routed, ended = phases(named([*old, OTHER]), new)
     assert named(started.applications) == named([*old, OTHER])
@@ -55,9 +52,6 @@ def test_shared_replicas_hold_old_and_new_students() -> None:
     without_fingerprints = old[1].model_copy(update={"args": {"students": old[1].args["students"], "serving": {}}})
     kept = phases(named([old[0], without_fingerprints]), new)[0].applications
     assert named(kept)[SHARED].args["fingerprints"] == {"b": "/tb", "c": "/tc"}
-
-
-def test_own_replicas_change_to_shared_ones_and_back() -> None:
     own, shared = applications("a"), applications("a", shared=True)
     for old, new in ((own, shared), (shared, own)):
         started, routed, ended = phases(named(old), new)

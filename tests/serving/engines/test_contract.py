@@ -98,7 +98,7 @@ async def test_a_choice_is_a_constrained_label(made: tuple[Engine, Fake]) -> Non
     assert fake.max_tokens == []
 
 
-async def test_an_input_that_is_too_long_is_not_generated(made: tuple[Engine, Fake]) -> None:
+async def test_inputs_and_texts_have_a_longest_length(made: tuple[Engine, Fake]) -> None:
     engine, fake = made
     long = "apples " * 200
     request = TextRequest(long, raw=True)
@@ -107,10 +107,6 @@ async def test_an_input_that_is_too_long_is_not_generated(made: tuple[Engine, Fa
         assert isinstance(outcome, TooLong)
         assert outcome.tokens > outcome.limit == 64
     assert fake.max_tokens == []
-
-
-async def test_a_client_cannot_exceed_the_longest_text(made: tuple[Engine, Fake]) -> None:
-    """10**30 is no number for CTranslate2, and a million tokens would hold up a whole batch."""
     engine, fake = made
     for tokens in (10**30, 1_000_000, 5, None):
         await engine.write(TextRequest("[label] 4 apples", raw=True, max_tokens=tokens))

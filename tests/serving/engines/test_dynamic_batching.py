@@ -68,7 +68,7 @@ async def test_items_that_arrive_during_a_batch_form_the_next() -> None:
     assert held.waited[1] == pytest.approx([0.17, 0.15, 0.13, 0.11, 0.09, 0.07])
 
 
-async def test_workers_run_in_parallel() -> None:
+async def test_workers_run_in_parallel_and_full_batches_at_once() -> None:
     held = HeldBatches(4, workers=2)
     early = await held.submit(*range(4))
     assert held.batches == [[0]], "the first item waits for no other"
@@ -82,9 +82,6 @@ async def test_workers_run_in_parallel() -> None:
     await held.end(1)
     await held.end(2, 3)
     assert await asyncio.gather(*early, *late) == [2 * item for item in range(12)]
-
-
-async def test_only_a_batch_with_room_waits() -> None:
     held = HeldBatches(2, wait_s=0.2)
     await held.submit(1, 2)
     assert held.batches == [[1, 2]], "a full one starts at once"
