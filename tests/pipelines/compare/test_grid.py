@@ -3,17 +3,9 @@ from typing import Any
 
 import pytest
 
+from pipelines.compare import grid
 from pipelines.compare.checks import check_compare
-from pipelines.compare.grid import (
-    Setting,
-    baseline_of,
-    cells,
-    run_of,
-    settings_of,
-    student_name,
-    trials,
-    without_search,
-)
+from pipelines.compare.grid import Setting, cells, run_of, settings_of, trials, without_search
 from pipelines.compare.scheduler import parallel_cells
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
@@ -27,8 +19,8 @@ SEARCH = {"trials": 3, "learning_rate": [1e-4, 1e-2], "weight": [0.2, 0.8]}
 
 
 def run_with(tmp_path: Path, sections: dict[str, Any] | None = None, **compare: Any) -> RunConfig:
-    grid = {"methods": ["finetune", "step-by-step"], "fractions": [1.0, 0.25], "seeds": [0, 3], "arms": [], **compare}
-    return make_run(tmp_path, "some/model", compare=grid, **(sections or {}))
+    small = {"methods": ["finetune", "step-by-step"], "fractions": [1.0, 0.25], "seeds": [0, 3], "arms": []}
+    return make_run(tmp_path, "some/model", compare={**small, **compare}, **(sections or {}))
 
 
 def test_the_first_seed_and_small_fractions_come_first(tmp_path: Path) -> None:
@@ -64,7 +56,7 @@ def test_without_a_search_the_run_files_settings_apply(tmp_path: Path) -> None:
 
 def test_the_baseline_is_the_plainest_method(tmp_path: Path) -> None:
     for methods in (["step-by-step", "finetune"], ["rationale-then-label", "task-distillation"]):
-        assert baseline_of(run_with(tmp_path, methods=methods).compare) == methods[1]
+        assert grid.baseline_of(run_with(tmp_path, methods=methods).compare) == methods[1]
 
 
 def test_a_cells_folder_has_its_fingerprint(tmp_path: Path) -> None:
@@ -79,7 +71,11 @@ def test_a_cells_folder_has_its_fingerprint(tmp_path: Path) -> None:
 
     assert folder().startswith("model-step-by-step-0.25-seed0-")
     assert folder() == folder(workers=1)
-    assert [student_name(model) for model in ("google/t5-v1_1-base", "/a/b c/", "x")] == ["t5-v1_1-base", "b-c", "x"]
+    assert [grid.student_name(model) for model in ("google/t5-v1_1-base", "/a/b c/", "x")] == [
+        "t5-v1_1-base",
+        "b-c",
+        "x",
+    ]
     assert len({folder(), folder(learning_rate=1e-3), folder(epochs=5)}) == 3
 
 
