@@ -55,6 +55,7 @@ _SHOTS = (
 _EQUALS = re.compile(r"=|≈|\\approx")
 _WRAPPED_EQUATION = re.compile(r"\s*\(([^()]*=[^()]*)\)[\s.]*")
 _UNKNOWN = re.compile(r"(?<![A-Za-z])[xyzXYZ](?![A-Za-z])")
+_ANOTHER_ANSWER = re.compile(r"\b(?:and|or)\s+\(?[0-9]|,\s*\(?[0-9]|[0-9)] ?[-+*/] ?[(0-9]")
 _SEVERAL = re.compile(r"[0-9)]\s*,\s*[(0-9]")
 _ARITHMETIC = re.compile(r"[-+*/().,%0-9 ]*[0-9][-+*/().,%0-9 ]*")
 _WORDS = re.compile(r"[A-Za-z_'’²³]+")
@@ -190,7 +191,7 @@ def _plain(text: str) -> str:
 
 
 def _side(text: str, bare: bool) -> str | ExpressionError:
-    """Read one side of an equation. Units may stand between or after the numbers. Raises UnparsableError for two numbers."""
+    """Read one side of an equation. Units may stand between or after the numbers. Raises UnparsableError for two answers."""
     try:
         return normalise_expression(_EDGES.sub("", text if bare else _WORDS.sub(" ", text)))
     except ExpressionError as error:
@@ -200,7 +201,12 @@ def _side(text: str, bare: bool) -> str | ExpressionError:
         return ExpressionError("it has no number")
     if bare:
         return reason
-    check_after(text[match.end() :], text)
+    try:
+        check_after(text[match.end() :], text)
+    except UnparsableError as error:
+        if _ANOTHER_ANSWER.search(text, match.end()):
+            raise
+        return ExpressionError(str(error))
     if _SEVERAL.search(match[0]):
         raise UnparsableError(f"{text.strip()[:60]!r} names two numbers")
     try:

@@ -84,6 +84,7 @@ def test_conclusions_are_read_and_steps_are_not(text: str, label: str | None) ->
             "10 - 4 = 6 and 6 - 2 = 4", "10 - 4 = 6, 6 - 2 = 4", "8 + 4 = 12 + 3 = 15")),
         ("The answer is negative 5.", "-5"), ("The answer is 12 apples/box × 3 boxes = 36 apples.", "12 * 3"),
         ("The answer is 700 (girls) + 142 (boys).", "700 + 142"), ("The answer is 12 t-shirts.", "12"),
+        ("The answer is 84 / 2 = 42 apples in each of the 2 boxes.", "84 / 2"),
     ],
 )  # fmt: skip
 def test_arithmetic_shares_these_rules(text: str, label: str | None) -> None:
