@@ -89,10 +89,8 @@ def test_the_grid_gets_the_arms_that_apply(lab: Lab) -> None:
     assert {arm.name: arm.note for arm in report.arms} == {
         "finetune": "", "shuffled-rationales": "", "few-shot": "its weights are random before training", "tf-idf": "labels are free",
     }  # fmt: skip
-    equal = (
-        "step-by-step against step-by-step, shuffled rationales: +0.0 points (95% interval -12.6 to +12.6, 1 seed), no"
-    )
-    assert f"{equal} difference is shown (fewer than 3 seeds)." in notices(report)
+    equal = "step-by-step against step-by-step, shuffled rationales: +0.0 points (95% interval -12.6 to +12.6, 1 seed)"
+    assert f"{equal}, no difference is shown (fewer than 3 seeds)." in notices(report)
     absent = "few-shot (its weights are random before training), tf-idf (labels are free)."
     missing = f"Controls that this grid lacks: {absent}"
     assert missing in report.notes
@@ -164,9 +162,7 @@ def treat(folder: Path, kind: Any, share: float | None = None, seed: int = 0) ->
 
 def write(folder: Path, rows: int = 200) -> dict[str, dict[str, Any]]:
     made = [label_row(f"r{i}", f"{i % 3}", f"{i % 4}") for i in range(rows)]
-    write_labels(
-        folder / "labels", [row | {"rationale": f"because {i}" if i % 10 else ""} for i, row in enumerate(made)]
-    )
+    write_labels(folder / "labels", [row | {"rationale": f"since {i}" if i % 10 else ""} for i, row in enumerate(made)])
     return rows_of(folder / "labels")
 
 
@@ -247,9 +243,7 @@ def test_tf_idf_learns_words_of_the_same_rows(tmp_path: Path) -> None:
     ("task", "written", "labels"),
     [("nli", "The answer is neutral", 3), ("arithmetic", "So. The answer is 3.\nQ: 4?", 0)],
 )
-def test_few_shot_students_read_the_prompt(
-    tmp_path: Path, monkeypatch: Any, task: str, written: str, labels: int
-) -> None:
+def test_few_shot_students_read_prompts(tmp_path: Path, monkeypatch: Any, task: str, written: str, labels: int) -> None:
     prediction = Prediction(written, 0.5, 9, 3, 0.1, too_long=False)
     predict = Mock(return_value=[Predictions([(prediction,)] * 2, 1.0)])
     monkeypatch.setattr(few_shot, "predict", predict)

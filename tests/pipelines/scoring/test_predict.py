@@ -138,9 +138,7 @@ def test_many_inputs_come_in_batches_of_several(inputs: int, workers: int, rows:
 
 
 @pytest.mark.parametrize(("schedules", "sizes"), [(False, [2, 1]), (True, [3])])
-def test_engines_that_schedule_get_all_inputs_at_once(
-    schedules: Any, sizes: Any, written: Any, monkeypatch: Any
-) -> None:
+def test_engines_that_schedule_get_all_at_once(schedules: Any, sizes: Any, written: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(Student, "schedules", schedules)
     queries = [Query(Tiny(method="rationale-then-label"))]
     [batch] = module._batches([PredictRequest("one", queries[0], ["a", "b", "c"])], EvaluationConfig(batch_size=3))
