@@ -65,7 +65,9 @@ def guess_task(files: list[str], look: CorpusLook, where: str, *, own_task: bool
     if not look.columns:
         nested = "its values are empty, or lists of objects"
         rule = f"none of its rows can be read ({look.problem or nested})"
-        otherwise = "Repair the file, or export it again" if look.problem else "Write one object with texts for each row"
+        otherwise = (
+            "Repair the file, or export it again" if look.problem else "Write one object with texts for each row"
+        )
         remedy = next(encoding_warnings(files), otherwise)
         raise UserError(where, rule, f"{remedy}.")
     rule = f"no column holds a text that a student could read; its columns: {', '.join(look.columns)}"

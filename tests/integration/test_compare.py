@@ -15,7 +15,7 @@ from tests.support.local_ray import shared_environment
 from tests.support.run_files import write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(900)]
 
 GRID = {"methods": ["finetune", "step-by-step"], "seeds": [0], "fractions": [0.5, 1.0]}
 """Four cells, and one with shuffled rationales."""
@@ -81,6 +81,7 @@ def test_search_chooses_on_validation_and_reuses_its_winners(tmp_path: Path, mod
     assert report["headline"][:40] in (tmp_path / "out/compare/report.html").read_text()
 
 
+@pytest.mark.full
 def test_a_grid_with_a_killed_driver_ends_in_the_same_report(tmp_path: Path, model: str) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for folder in (killed, whole):

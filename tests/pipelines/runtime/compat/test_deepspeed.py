@@ -1,4 +1,4 @@
-"""DeepSpeed's private names. On real engines: tests/integration/test_checkpoints.py."""
+"""DeepSpeed's private names. On real engines: tests/integration/test_train.py."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Checkpoints are whole, and damage is found before they are read. Real engines: tests/integration/test_checkpoints.py."""
+"""Checkpoints are whole, and damage is found before they are read. Real engines: tests/integration/test_train.py."""
 
 from pathlib import Path
 
