@@ -18,7 +18,7 @@ _READABLE = 0.9
 _MAX_LABELS = 100
 _LABEL_CHARACTERS = 60
 _PREMISES = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text_a", "text_b"))
-_CHOICES = ("choices", "options", "answers", "candidates", "text")
+_CHOICES = ("choices", "options", "answers", "candidates", "endings", "text")
 _EXPRESSION = re.compile(r"[\d).]\s*[-+*/]\s*[\d(]")
 
 
@@ -58,7 +58,7 @@ def guess_task(files: list[str], look: CorpusLook, where: str, *, own_task: bool
             continue
         if guess.task == "classification":
             return guess
-        task = load_task(task_spec(guess.task))
+        task = load_task(task_spec(guess.task, guess.options))
         tried: Survey = survey(files, task, guess.fields, max_rows=_TRIED_ROWS)
         if tried.readable >= _READABLE * tried.rows > 0:
             return guess
@@ -103,6 +103,7 @@ def _multiple_choice(look: CorpusLook, ids: dict[str, str], row_id: Column | Non
         gold = gold_column(look, (row_id, question))
         fields = _with_gold({**ids, "question": question.name, "choices": choices.name}, gold)
         yield Guess("multiple-choice", fields, input=question, gold=gold)
+        yield Guess("multiple-choice", fields, {"gold": "index"}, question, gold)
 
 
 def _math(look: CorpusLook, ids: dict[str, str], text: Column, gold: Column) -> Iterator[Guess]:

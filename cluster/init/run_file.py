@@ -67,7 +67,8 @@ class RunFile:
             return _line(f"task: {flow(self.task_file)}", "your own task: prompt, labels, parser")
         lines = _line(f"task: {guess.task}", "see the table of tasks in README.md")
         if guess.task != "classification":
-            return lines
+            note = "the position of the right choice, counted from 0"
+            return lines + (_line(f"task_options: {flow(guess.options)}", note) if guess.options else "")
         lines += "task_options:\n"
         lines += (
             f"  instruction: {flow(self.instruction)}   # put the question in your words, with what each label means\n"

@@ -4,7 +4,8 @@
      "label": "basket"}
       -> input "Where does Anne keep her apples?\\n(a) basket\\n(b) river\\n(c) cloud", gold `basket`
 
-The gold label may be the letter instead. Choices with the same text are the same answer.
+The gold label may be the letter instead, or with `task_options: {gold: index}` the position, counted from 0, as in MMLU. Choices with
+the same text are the same answer.
 
 Versions:
     1              first
@@ -40,6 +41,8 @@ from pipelines.tasks.parsing.giveaways import says_only
 from pipelines.tasks.parsing.label_patterns import LabelPlace, answer_pattern, place_of_text, statement_region
 
 MAX_CHOICES = 26
+_OPTIONS = {"several": ("reject", "first"), "gold": ("choice", "index")}
+"""Their values, the default first."""
 
 
 def _shot(question: str, choices: Sequence[str], answer: str) -> Shot:
@@ -93,13 +96,15 @@ class MultipleChoice(Task):
 
     def __init__(self, options: Options | None = None) -> None:
         options = options or {}
-        unknown = [str(key) for key in options if key != "several"]
+        unknown = [str(key) for key in options if key not in _OPTIONS]
         if unknown:
-            raise UserError(f"task_options.{unknown[0]}", "unknown option", "Use several.")
-        several = options.get("several", "reject")
-        if several not in ("reject", "first"):
-            raise UserError(f"task_options.several {several!r}", "must be reject or first", "Set one of these.")
-        self._keeps_first = several == "first"
+            raise UserError(f"task_options.{unknown[0]}", "unknown option", f"Use {' or '.join(_OPTIONS)}.")
+        chosen = {key: options.get(key, values[0]) for key, values in _OPTIONS.items()}
+        for key, value in chosen.items():
+            if value not in _OPTIONS[key]:
+                raise UserError(f"task_options.{key} {value!r}", f"must be {' or '.join(_OPTIONS[key])}", "Set one of these.")
+        self._keeps_first = chosen["several"] == "first"
+        self._gold_is_index = chosen["gold"] == "index"
 
     @property
     def shots(self) -> Sequence[Shot]:
@@ -114,6 +119,8 @@ class MultipleChoice(Task):
         gold = optional_gold(row)
         if gold is None:
             return example
+        if self._gold_is_index:
+            return Example(example.id, text, _at_index(gold, choices), choices)
         try:
             return Example(example.id, text, self.normalise(gold, example), choices)
         except UnparsableError as error:
@@ -194,6 +201,14 @@ class MultipleChoice(Task):
     def shown(self, answer: Answer, example: Example) -> str:
         letter = _letter(example.choices.index(answer.label))
         return self.render(replace(answer, label=f"({letter}) {answer.label}"))
+
+
+def _at_index(gold: str, choices: Sequence[str]) -> str:
+    known = {str(index): choice for index, choice in enumerate(choices)}
+    index = gold.removesuffix(".0")  # a column of integers with nulls is often stored as floats
+    if index not in known:
+        raise BadRowError(f"the gold label {gold[:60]!r} must be the index of a choice, 0 to {len(choices) - 1}")
+    return known[index]
 
 
 def _choices(value: object) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ SPELLED = each(lambda i, row: row | {"Queue": "late  delivery." if i == 1 else r
 NUMBERS = each(lambda i, row: row | {"Queue": i % 3})
 PAIRS = each(lambda i, row: {"sentence1": f"A {i}", "sentence2": "He", "gold_label": ("neutral", "entailment")[i % 2]})
 CHOICES = each(lambda i, row: {"question": f"{i}?", "choices": {"text": ["red", f"c{i}"]}, "answerKey": "AB"[i % 2]})
+MMLU = each(lambda i, row: {"question": f"{i} + 1?", "choices": ["no", f"{i + 1}", "2", "x"], "answer": i % 4})
 ROUTED = each(lambda i, row: {"Ticket": f"Ticket text {i}", "Message": row["Message"] * 2, "Via": ("mail", "phone")[i % 2]})
 SUMS = each(lambda i, row: {"question": f"Anne has {i} apples and gets {i} more apples. How many?", "answer": f"#### {2 * i}"})
 QUOTED = b'"id";"the, text";"label"\n' + b'7;"Some; text, longer";"a"\n8;"Some, text; longer";"b"\n' * 30
@@ -79,6 +80,7 @@ OF_NESTED = ("classification", {"id": "meta.id", "input": "data.text", "gold": "
 OF_CHAT = ("classification", {"input": "messages.user", "gold": "messages.assistant"}, "gold")
 OF_PAIRS = ("nli", {"premise": "sentence1", "hypothesis": "sentence2", "gold": "gold_label"}, "gold")
 OF_CHOICES = ("multiple-choice", {"question": "question", "choices": "choices.text", "gold": "answerKey"}, "gold")
+OF_MMLU = ("multiple-choice", {"question": "question", "choices": "choices", "gold": "answer"}, "gold")
 OF_PROBLEMS = ("arithmetic", {"id": "id", "input": "input", "gold": "label"}, "gold")
 OF_SUMS = ("grade-school-math", {"question": "question", "gold": "answer"}, "gold")
 Found = tuple[str, dict[str, str], str]
@@ -135,6 +137,7 @@ def init(*arguments: str) -> InitSummary:
         ("a.jsonl", lines([*TICKETS, "x"]), CLOSED, "JSON Lines", "1 of 61 rows cannot be read: not a JSON object (first: a.jsonl"),
         ("a.jsonl", lines(PAIRS), OF_PAIRS, "JSON Lines", ""),
         ("a.jsonl", lines(CHOICES), OF_CHOICES, "JSON Lines", ""),
+        ("a.jsonl", lines(MMLU), OF_MMLU, "JSON Lines", ""),
         ("a.jsonl", lines(train_rows(60, seed=1)), OF_PROBLEMS, "JSON Lines", ""),
         ("a.jsonl", lines(SUMS), OF_SUMS, "JSON Lines", ""),
     ],
@@ -148,6 +151,7 @@ def test_the_run_file_fits_the_corpus(folder: Path, name: str, content: bytes, f
     assert (run.corpus.fields, run.student.labels) == (fields or run.corpus.fields, labels or run.student.labels)
     assert warning in "\n".join(summary.warnings)
     assert warning or not summary.warnings, summary.warnings
+    assert run.task_options == ({"gold": "index"} if found is OF_MMLU else {}) or task == "classification"
     check_run(run, COMMANDS["label"], Needs.INPUTS)
     assert "optimizer steps are few" not in "\n".join(plan_lines(make_plan(run, 0)))
     if summary.labels and task == "classification":
