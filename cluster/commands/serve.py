@@ -55,7 +55,7 @@ def named_split(arguments: Sequence[str], students: Mapping[str, str]) -> dict[s
     """{name: {version: percent}} of VERSION=PERCENT or NAME@VERSION=PERCENT. Without a name: the only student with versions.
 
     Raises:
-        UserError: a percentage is no number, or a name is missing and several students have versions.
+        UserError: a percentage is no number, a version is named twice, or a name is missing and several students have versions.
     """
     names = sorted({student.partition("@")[0] for student in students if "@" in student})
     split: dict[str, dict[str, float]] = {}
@@ -67,6 +67,9 @@ def named_split(arguments: Sequence[str], students: Mapping[str, str]) -> dict[s
                 rule = f"{len(names)} students have versions ({', '.join(names) or 'none'})"
                 raise UserError(f"--split {argument}", rule, "Name the student: --split NAME@VERSION=PERCENT.")
             name, rest = names[0], version
+        if rest in split.get(name, {}):
+            rule = f"version {rest} of {name} has a share already"
+            raise UserError(f"--split {argument}", rule, "Give one share for each version.")
         try:
             split.setdefault(name, {})[rest] = float(percent)
         except ValueError as error:

@@ -14,9 +14,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
-from cluster.commands.serve import Output, _print_endpoint, _serve_until_signal, _serving_only, named_students
+from cluster.commands.serve import (
+    Output,
+    _print_endpoint,
+    _serve_until_signal,
+    _serving_only,
+    named_split,
+    named_students,
+)
 from cluster.session import start
 from pipelines.config.serving import ServingConfig
+from pipelines.errors import UserError
 from pipelines.tasks import load_task, task_spec
 from serving.api.api_keys import key_line, new_key
 from serving.deploy.first_request import first_request
@@ -53,6 +61,16 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_student_is_named_by_the_user_or_after_its_run(argument: str, name: str, place: str) -> None:
     assert named_students((argument,)) == {name: place}
+
+
+def test_shares_belong_to_versions() -> None:
+    students = {"sums@old": "a", "sums@new": "b", "topics": "c"}
+    assert named_split(["old=90", "sums@new=10"], students) == {"sums": {"old": 90.0, "new": 10.0}}
+    for wrong in (["old=90", "sums@old=10"], ["old=most"], ["old"]):
+        with pytest.raises(UserError, match=f"--split {wrong[-1]}"):
+            named_split(wrong, students)
+    with pytest.raises(UserError, match="2 students have versions"):
+        named_split(["old=90"], {**students, "topics@a": "d"})
 
 
 def serve(folder: Path, *arguments: str) -> Result:

@@ -31,7 +31,9 @@ def test_gold_label_is_a_text_or_a_letter(choices: object, gold: object, read: s
     assert example.input.count("\n") == len(example.choices)
 
 
-@pytest.mark.parametrize(("gold", "read"), [(0, "4"), ("1", "1"), (2.0, "7"), (None, None), (3, ""), (-1, ""), ("4", ""), (0.5, "")])
+@pytest.mark.parametrize(
+    ("gold", "read"), [(0, "4"), ("1", "1"), (2.0, "7"), (None, None), (3, ""), (-1, ""), ("4", ""), (0.5, "")]
+)
 def test_gold_may_be_the_index_of_a_choice(gold: object, read: str | None) -> None:
     task = load_task(task_spec("multiple-choice", {"gold": "index"}))
     row = {"id": "q", "question": "3 + 4?", "choices": ["4", "1", "7"], "gold": gold}
