@@ -46,13 +46,23 @@ def parse_resources(options: Sequence[str]) -> dict[str, float]:
     return resources
 
 
-def parse_variables(options: Sequence[str]) -> dict[str, str]:
-    """{"A": "b"} of ["A=b"]; NAME alone takes this shell's value. Raises UserError if there is no name, or the shell has none."""
+def parse_variables(options: Sequence[str], key_variable: str) -> dict[str, str]:
+    """{"A": "b"} of ["A=b"]; NAME alone takes this shell's value.
+
+    Args:
+        key_variable: the variable of the teacher's key, which no job may hold.
+
+    Raises:
+        UserError: there is no name, the shell has no such variable, or it is the key's.
+    """
     variables = {}
     for option in options:
         name, separator, value = option.partition("=")
         if not name:
             raise UserError(f"--env {option}", "it has no name", "Write --env NAME=VALUE.")
+        if name == key_variable:
+            rule = "it is the teacher's key, which the job and the dashboard would show"
+            raise UserError(f"--env {name}", rule, "Set it on the nodes before `ray start`: docs/remote-teacher.md.")
         if not separator and name not in os.environ:
             remedy = f"Write --env {name}=VALUE, or export it."
             raise UserError(f"--env {option}", "this shell has no such variable", remedy)

@@ -82,7 +82,8 @@ def submit(
     check_options(stage, wait=not no_wait, retries=retries, replace=replace, driver_cpus=driver_cpus)
     run = load_run(run_file, overrides)
     check_run(run, COMMANDS[stage], Needs.RUN_FILE)
-    driver = Driver(driver_cpus, parse_resources(resources), parse_variables(variables), installed)
+    env = parse_variables(variables, run.teacher.remote.key_variable)
+    driver = Driver(driver_cpus, parse_resources(resources), env, installed)
     arguments = [*(["--replace"] if replace else []), *(["--verbose"] if verbose else [])]
     client = JobClient(address)
     problem = client.placement_problem(driver)

@@ -95,6 +95,7 @@ def test_status_lists_jobs_of_a_run_or_all(server: FakeJobServer, run_file: str,
         (["--stage", "label", "--driver-cpus", "nan"], "--driver-cpus nan: must be a number of CPUs"),
         (["--stage", "label", "--env", "NOWHERE_TO_BE_FOUND"], "this shell has no such variable"),
         (["--stage", "label", "--env", "=x"], "--env =x: it has no name"),
+        (["--stage", "label", "--env", "OPENAI_API_KEY=sk-1"], "--env OPENAI_API_KEY: it is the teacher's key"),
         *(
             (["--stage", "label", "--driver-resource", text], f"--driver-resource {text}: must be NAME=NUMBER above 0")
             for text in ("head=0", "head=nan", "head=one", "head", "=1")
