@@ -17,7 +17,7 @@ _EXAMPLE: dict[str, JsonValue] = {
     "fields": [{"name": "input", "required": True, "list": False}], "method": "step-by-step", "rationale": True,
     "family": "encoder-decoder", "parameters": 247577856, "max_input_tokens": 1024, "engine": "ctranslate2", "weights": "float32",
     "constrained": False,
-    "fingerprint": "9f" * 32, "provenance": {"labels": {"teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}}},
+    "fingerprint": "9f" * 32, "content": "3c" * 32, "provenance": {"labels": {"teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}}},
 }  # fmt: skip
 
 
@@ -56,7 +56,10 @@ class Model(BaseModel):
     constrained: bool = Field(
         default=False, description="True if `/v1/predict` answers only with labels of the input's closed set."
     )
-    fingerprint: str
+    fingerprint: str = Field(description="Hash of the settings and inputs of the training.")
+    content: str = Field(
+        description="Hash of the student's files: what is served. A student that is trained again has another one."
+    )
     provenance: dict[str, JsonValue]
 
 
@@ -95,6 +98,7 @@ def describe(card: StudentCard, registry: Registry, serving: ServingConfig, engi
         weights=serving.weights,
         constrained=serving.constrained,
         fingerprint=card.fingerprint,
+        content=card.content,
         provenance={key: _without_paths(value) for key, value in card.provenance.items()},
     )
     if card.version is not None:  # otherwise it stays unset, and the response leaves it out

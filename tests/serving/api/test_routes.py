@@ -255,7 +255,7 @@ def test_models_show_provenance_and_engine(client: TestClient, students: FakeStu
     first = listed["data"][0]
     assert (first["object"], first["created"], first["owned_by"]) == ("model", 1_700_000_000, "raystill")
     assert (first["task"], first["method"], first["parameters"]) == ("arithmetic", "step-by-step", 1234)
-    assert (first["fingerprint"], first["provenance"]) == ("f" * 64, PROVENANCE)
+    assert (first["fingerprint"], first["content"], first["provenance"]) == ("f" * 64, "c" * 64, PROVENANCE)
     placed = {"labels": {"teacher": {"model": "/home/me/models/teacher-7b/"}, "corpora": ["/data/a.jsonl", "a/b"]}}
     shown = client_of([card("placed", provenance=placed)], students).get("/v1/models/placed").json()["provenance"]
     assert shown == {"labels": {"teacher": {"model": "teacher-7b"}, "corpora": ["a.jsonl", "a/b"]}}
