@@ -102,7 +102,9 @@ class MultipleChoice(Task):
         chosen = {key: options.get(key, values[0]) for key, values in _OPTIONS.items()}
         for key, value in chosen.items():
             if value not in _OPTIONS[key]:
-                raise UserError(f"task_options.{key} {value!r}", f"must be {' or '.join(_OPTIONS[key])}", "Set one of these.")
+                raise UserError(
+                    f"task_options.{key} {value!r}", f"must be {' or '.join(_OPTIONS[key])}", "Set one of these."
+                )
         self._keeps_first = chosen["several"] == "first"
         self._gold_is_index = chosen["gold"] == "index"
 

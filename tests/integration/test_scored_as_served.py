@@ -41,7 +41,7 @@ def examples(family: Family) -> list[Example]:
     longest: dict[str, Any] = {"id": "longest", "question": "", "choices": ["sea", "sea shore"]}
     tokenizer = tiny_tokenizer(family)
     fitting = lambda n: len(encode_prompt(tokenizer, family, TASK.read({**longest, "question": "x" * n}).input)) <= 64  # noqa: E731
-    longest["question"] = "x" * max(filter(fitting, range(64)))
+    longest["question"] = "x" * max(filter(fitting, range(1, 64)))
     return [TASK.read(row) for row in [longest, *rows[1:]]]
 
 

@@ -92,7 +92,7 @@ def test_a_parser_of_another_version_sends_no_row(ray_here: None, tmp_path: Path
 
 
 def test_answers_of_another_teacher_are_kept_apart(ray_here: None, tmp_path: Path, endpoint: Endpoint) -> None:
-    for model, expected in (("m", 60), ("n", 60), ("m", 0)):
+    for model, expected in (("m", 60), ("n", 60), ("m", 0), ("n", 0)):
         manifest = label(make_run(tmp_path, endpoint, teacher={"model": model}), replace=True)
         assert (len(sent(endpoint)), manifest.details["stored"]["rows"]) == (expected, 60 - expected)
     assert len(keys(tmp_path / "out/labels/earlier")) == 60

@@ -39,7 +39,7 @@ Behaviour = Callable[[Seen, "Endpoint"], Response | None]
 
 @dataclass
 class Endpoint:
-    """The endpoint's state. `behaviour` gets each request first; if it returns None, the normal answer follows."""
+    """The endpoint's state. `behaviour` gets each request first; if it returns None, the normal answer follows. Answers take `latency_s`, errors do not."""
 
     url: str = ""
     behaviour: Behaviour = lambda seen, endpoint: None
@@ -119,14 +119,14 @@ def _app(endpoint: Endpoint) -> FastAPI:
             response: Response | None = error(401, f"Incorrect API key: {given}", "invalid_api_key")
         else:
             response = endpoint.behaviour(seen, endpoint)
-        if response is None:
+        if response is None or response.status_code == 200:
             endpoint.working += 1
             endpoint.most_working = max(endpoint.most_working, endpoint.working)
             try:
                 await _work(request, endpoint)
             finally:
                 endpoint.working -= 1
-            response = normal_answer(seen, endpoint)
+            response = response or normal_answer(seen, endpoint)
         seen.status = response.status_code
         return response
 
