@@ -16,8 +16,8 @@ _EXAMPLE: dict[str, JsonValue] = {
     "id": "svamp", "object": "model", "created": 1767225600, "owned_by": "raystill", "task": "arithmetic",
     "fields": [{"name": "input", "required": True, "list": False}], "method": "step-by-step", "rationale": True,
     "family": "encoder-decoder", "parameters": 247577856, "max_input_tokens": 1024, "engine": "ctranslate2", "weights": "float32",
-    "constrained": False,
-    "fingerprint": "9f" * 32, "content": "3c" * 32, "provenance": {"labels": {"teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}}},
+    "constrained": False, "fingerprint": "9f" * 32, "content": "3c" * 32,
+    "provenance": {"labels": {"teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}}},
 }  # fmt: skip
 
 

@@ -39,7 +39,10 @@ Behaviour = Callable[[Seen, "Endpoint"], Response | None]
 
 @dataclass
 class Endpoint:
-    """The endpoint's state. `behaviour` gets each request first; if it returns None, the normal answer follows. Answers take `latency_s`, errors do not."""
+    """The endpoint's state. `behaviour` gets each request first; if it returns None, the normal answer follows.
+
+    Answers take `latency_s`, errors do not.
+    """
 
     url: str = ""
     behaviour: Behaviour = lambda seen, endpoint: None
