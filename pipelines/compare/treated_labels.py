@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.compare.model import TreatmentKind
 from pipelines.data.heldout import is_validation
 from pipelines.data.label_manifest import PartFile
-from pipelines.data.label_parts import LabelParts
+from pipelines.data.label_parts import LabelParts, label_details, wrong_count
 from pipelines.data.schema import RATIONALE
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, read_manifest, write_manifest
@@ -77,7 +77,12 @@ def write_treated(labels: Store, manifest: Manifest, treatment: Treatment, targe
     """
     made = treated_manifest(manifest, treatment)
     there = read_manifest(target, "labels")
-    if there is not None and there.fingerprint == made.fingerprint:
+    # Versions that counted the rows of the run's labels here were refused by training.
+    if (
+        there is not None
+        and there.fingerprint == made.fingerprint
+        and not wrong_count(there.counts, label_details(there, target).parts)
+    ):
         return
     target.clear()
     source = LabelParts.of(labels)
@@ -97,7 +102,9 @@ def write_treated(labels: Store, manifest: Manifest, treatment: Treatment, targe
         "parts": {name: file.rows for name, file in files.items()},
         "files": {name: file.model_dump() for name, file in files.items()},
     }
-    write_manifest(target, made.model_copy(update={"details": made.details | parts}))
+    num_rows = sum(file.rows for name, file in files.items() if name.startswith("data/"))
+    counts = {"read": num_rows, "accepted": num_rows, "rejected": 0, "rejected_by_reason": {}, "heldout": {}}
+    write_manifest(target, made.model_copy(update={"counts": made.counts | counts, "details": made.details | parts}))
 
 
 def gold_rows(labels: LabelParts) -> tuple[int, int]:

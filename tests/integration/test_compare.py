@@ -59,7 +59,8 @@ def _measured(report: dict[str, Any]) -> dict[str, Any]:
 
 def test_search_chooses_on_validation_and_reuses_its_winners(tmp_path: Path, model: str) -> None:
     search = {"trials": 2, "learning_rate": [1e-4, 1e-2]}
-    file = _prepare(tmp_path, model, methods=["finetune"], fractions=[1.0], seeds=[0], search=search)
+    grid = {"methods": ["step-by-step"], "fractions": [1.0], "seeds": [0], "arms": ["shuffled-rationales"]}
+    file = _prepare(tmp_path, model, **grid, search=search)
     done = raystill("compare", str(file), env=shared_environment())
     assert done.returncode == 0, done.stderr
     report = _report(tmp_path)
@@ -68,12 +69,13 @@ def test_search_chooses_on_validation_and_reuses_its_winners(tmp_path: Path, mod
     assert all(s["total"] == report["search"]["examples"] for s in settings)
     best = max(settings, key=lambda s: (s["correct"], -s["learning_rate"]))
     assert [s for s in settings if s["chosen"]] == [best]
-    [group] = report["groups"]
-    assert group["cells"][0]["learning_rate"] == best["learning_rate"]
+    assert [group["treatment"] is None for group in report["groups"]] == [True, False]
+    for group in report["groups"]:
+        assert group["cells"][0]["learning_rate"] == best["learning_rate"]
     folders = sorted(path.name for path in (tmp_path / "out/compare/cells").iterdir())
-    assert len(folders) == 2, "the selected trial must become the cell"
+    assert len(folders) == 3, "the selected trial must become the cell"
     scored = list((tmp_path / "out/compare/cells").glob("*/heldout-*/manifest.json"))
-    assert len(scored) == 1, "a rejected trial read held-out examples"
+    assert len(scored) == 2, "a rejected trial read held-out examples"
     assert not list((tmp_path / "out/compare/cells").glob("*/student")), "weights must be deleted after scoring"
     assert report["headline"] in done.stdout
     assert "ignores the choice of the seed" in report["headline"]

@@ -76,7 +76,9 @@ def write_labels(
     rows_of = {name: len(part) for name, part in parts.items() if part}
     details = {"content": "c0", "parts": rows_of, "prompt_version": "arithmetic/1/0", "teacher": teacher, "task": TASK}
     made = {"made": 1, **identity}
-    manifest = manifest_of("labels", made, config={}, counts={}, timings_s={}, details=details, provenance={})
+    counts: dict[str, Any] = {"read": len(rows) + len(rejects), "accepted": len(rows), "rejected": len(rejects)}
+    counts["heldout"] = {"answered": len(heldout), "unanswered": 0}
+    manifest = manifest_of("labels", made, config={}, counts=counts, timings_s={}, details=details, provenance={})
     write_manifest(Store(str(folder)), manifest)
     return manifest
 

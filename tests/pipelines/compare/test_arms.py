@@ -17,12 +17,12 @@ from pipelines.data.label_parts import LabelParts
 from pipelines.data.schema import RATIONALE
 from pipelines.errors import UserError
 from pipelines.scoring.predict import Prediction, Predictions
-from pipelines.storage.manifest import require_manifest
+from pipelines.storage.manifest import require_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
 from pipelines.tasks.nli import NaturalLanguageInference
 from pipelines.train.data.sequences import in_fraction
-from tests.support.artifacts import label_row, make_run, write_corpus, write_labels
+from tests.support.artifacts import label_row, make_run, reject_row, write_corpus, write_labels
 from tests.support.fake_grid import ROW_TOKENS, Lab
 from tests.support.grid_results import scores
 from tests.support.tiny_runs import name_parts
@@ -162,7 +162,9 @@ def treat(folder: Path, kind: Any, share: float | None = None, seed: int = 0) ->
 
 def write(folder: Path, rows: int = 200) -> dict[str, dict[str, Any]]:
     made = [label_row(f"r{i}", f"{i % 3}", f"{i % 4}") for i in range(rows)]
-    write_labels(folder / "labels", [row | {"rationale": f"since {i}" if i % 10 else ""} for i, row in enumerate(made)])
+    made = [row | {"rationale": f"since {i}" if i % 10 else ""} for i, row in enumerate(made)]
+    # Changed labels have neither held-out nor rejected rows, so that their manifest counts others.
+    write_labels(folder / "labels", made, [label_row("h", "1")], [reject_row("r", "unparsable", "?")])
     return rows_of(folder / "labels")
 
 
@@ -179,6 +181,9 @@ def test_rationales_move_among_training_rows(tmp_path: Path) -> None:
     own = {before[row]["rationale"] for row in part}
     assert sum(after[row]["rationale"] not in own for row in part) <= 1
     assert treat(tmp_path, "shuffled-rationales", seed=1) != after
+    other = Store(str(tmp_path / "shuffled-rationales-seed0"))
+    write_manifest(other, require_manifest(other, "labels", "").model_copy(update={"counts": {"read": 201}}))
+    assert treat(tmp_path, "shuffled-rationales") == after, "labels with wrong counts are written again"
 
 
 def test_all_rationales_of_a_row_move_together(tmp_path: Path) -> None:
