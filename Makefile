@@ -95,7 +95,8 @@ unit: $(READY) ## tests without Ray, files in parallel
 	$(PYTEST) -m "$(UNIT)" --session-timeout 1200 $(PARALLEL) --numprocesses $(call WORKERS,8)
 
 integration: $(READY) ## tests on real vLLM, DeepSpeed and Serve
-	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 600 --session-timeout 3600 $(PARALLEL) --numprocesses $(call WORKERS,2)
+	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 600 --session-timeout 3600 $(PARALLEL) --no-loadscope-reorder \
+	  --numprocesses $(call WORKERS,2)
 
 test-full: $(READY) ## tests too long for CI
 	$(RAY_PYTEST) -m "full and not gpu" --timeout 1800
