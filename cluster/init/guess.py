@@ -96,7 +96,7 @@ def _candidates(look: CorpusLook) -> Iterator[Guess]:
 
 
 def _multiple_choice(look: CorpusLook, ids: dict[str, str], row_id: Column | None) -> Iterator[Guess]:
-    lists = [column for column in look.columns.values() if column.lists == column.values]
+    lists = [column for column in look.columns.values() if column.lists == column.values or _has_lists_as_text(column)]
     choices = look.first_of(_CHOICES, lists)
     question = input_column(look, (row_id, gold_column(look, (row_id,))))
     if choices and question:
@@ -104,6 +104,11 @@ def _multiple_choice(look: CorpusLook, ids: dict[str, str], row_id: Column | Non
         fields = _with_gold({**ids, "question": question.name, "choices": choices.name}, gold)
         yield Guess("multiple-choice", fields, input=question, gold=gold)
         yield Guess("multiple-choice", fields, {"gold": "index"}, question, gold)
+
+
+def _has_lists_as_text(column: Column) -> bool:
+    """CSV has no lists: the task reads JSON lists."""
+    return bool(column.counts) and all(value.lstrip().startswith("[") for value in column.counts)
 
 
 def _math(look: CorpusLook, ids: dict[str, str], text: Column, gold: Column) -> Iterator[Guess]:

@@ -138,6 +138,7 @@ def init(*arguments: str) -> InitSummary:
         ("a.jsonl", lines(PAIRS), OF_PAIRS, "JSON Lines", ""),
         ("a.jsonl", lines(CHOICES), OF_CHOICES, "JSON Lines", ""),
         ("a.jsonl", lines(MMLU), OF_MMLU, "JSON Lines", ""),
+        ("a.csv", table(each(lambda i, row: {**MMLU[i], "choices": json.dumps(MMLU[i]["choices"])})), OF_MMLU, "CSV", ""),
         ("a.jsonl", lines(train_rows(60, seed=1)), OF_PROBLEMS, "JSON Lines", ""),
         ("a.jsonl", lines(SUMS), OF_SUMS, "JSON Lines", ""),
     ],
