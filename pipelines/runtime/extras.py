@@ -9,11 +9,11 @@ from pipelines.errors import UserError
 
 Role = Literal["label", "train", "serve"]
 _MODULES: dict[Role, tuple[str, ...]] = {
-    "label": ("aiorwlock", "openai", "transformers"),
-    "train": ("deepspeed", "torch", "peft", "jinja2", "scipy"),
+    "label": ("aiorwlock", "datasketch", "openai", "transformers"),
+    "train": ("datasketch", "deepspeed", "torch", "peft", "jinja2", "scipy"),
     "serve": ("fastapi", "limits", "torch", "transformers"),
 }
-"""One module for each package that only this role's extra brings; pyproject.toml lists the packages."""
+"""Modules of packages that the role's extra brings; pyproject.toml lists the packages."""
 
 
 def require_extra(role: Role) -> None:
