@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import RunConfig
@@ -21,6 +22,7 @@ from pipelines.data.heldout import validation_share
 from pipelines.data.label_parts import LabelParts
 from pipelines.errors import UserError
 from pipelines.reports.format import fraction as share_text
+from pipelines.runtime.progress import Progress
 from pipelines.storage.fingerprint import fingerprint, model_fingerprint
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from pipelines.compare.grid import Cell
 
 Tokens = Mapping[str, int]
-"""Tokens of each training row by id."""
+"""Tokens of training rows by id."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Epoch:
     tokens: int
     """Unpadded, of all sequences."""
 
+    def plus(self, other: Epoch) -> Epoch:
+        """Both together."""
+        return Epoch(self.rows + other.rows, self.tokens + other.tokens)
+
 
 @dataclass(frozen=True)
 class Budgets:
@@ -50,7 +56,7 @@ class Budgets:
     steps: int | None = None
     tokens: int | None = None
     epochs: Mapping[str, Epoch] = field(default_factory=dict)
-    """By `epoch_key`. Empty if nothing depends on it."""
+    """By `epoch_key`. Empty if no cell's budget depends on it."""
     text: str = ""
     """The rule and the budget, as a sentence."""
 
@@ -142,6 +148,9 @@ def _epochs(
     found: dict[str, Epoch] = {}
     cache = Store(run.output).child("compare/budgets")
     with_gold: set[str] | None = None
+    labelled = LabelParts.of(Store(labels_at))
+    # Cells with given steps need no more than to fill one of them. Of a large corpus, this is seen in the first rows.
+    enough = run.training.tokens_per_batch if run.compare.equal == "steps" and run.training.steps is not None else None
     for student, method in dict.fromkeys((cell.student, cell.method) for cell in cells):
         own = {epoch_key(cell): cell for cell in cells if (cell.student, cell.method) == (student, method)}
         settings = token_settings(runs[next(iter(own))])
@@ -157,17 +166,21 @@ def _epochs(
             "content": labels.details.get("content"),
             "tokens": decides,
             "keys": sorted(own),
-        }
+        } | ({} if enough is None else {"enough": enough})
         name = f"{fingerprint(identity)[:16]}.json"
         if (known := _counted(cache, name)) is not None:
             found |= known
             continue
-        tokens = row_tokens(LabelParts.of(Store(labels_at)), settings)
         if with_gold is None and any(cell.treatment == "gold-only" for cell in own.values()):
-            with_gold = {
-                row["id"] for row in LabelParts.of(Store(labels_at)).read_rows("data", ["id", "gold"]) if row["gold"]
-            }
-        sizes = {key: _epoch(cell, tokens, with_gold or set()) for key, cell in own.items()}
+            with_gold = {row["id"] for row in labelled.read_rows("data", ["id", "gold"]) if row["gold"]}
+        sizes = dict.fromkeys(own, Epoch(0, 0))
+        with Progress(f"tokens of {method}", labelled.num_rows("data"), "rows") as progress:
+            for tokens in row_tokens(labelled, settings):
+                for key, cell in own.items():
+                    sizes[key] = sizes[key].plus(_epoch(cell, tokens, with_gold or set()))
+                progress.advance(len(tokens))
+                if enough is not None and all(size.tokens >= enough for size in sizes.values()):
+                    break
         cache.write(name, json.dumps({key: asdict(size) for key, size in sizes.items()}).encode())
         found |= sizes
     return found
@@ -191,25 +204,26 @@ def _epoch(cell: Cell, tokens: Tokens, with_gold: set[str]) -> Epoch:
     return Epoch(len(rows), sum(tokens[row] for row in rows))
 
 
-def row_tokens(labels: LabelParts, settings: TokenSettings) -> Tokens:
-    """Tokens of each training row that the method can learn, in one epoch. If it learns rationales in turn, a mean."""
+def row_tokens(labels: LabelParts, settings: TokenSettings) -> Iterator[Tokens]:
+    """Tokens of the training rows that the method can learn, in one epoch, table by table. If it learns rationales in turn, a mean."""
     import pyarrow.compute as pc
 
     from pipelines.train.data.rotation import EVERY_EPOCH
     from pipelines.train.data.tokenise import encode_part
 
-    found: dict[str, int] = {}
-    in_turn: dict[str, list[int]] = {}
-    for name in labels.names("data"):
-        for table in encode_part(labels, name, replace(settings, fraction=1.0)):
-            used = table.filter(pc.and_(pc.is_null(table["dropped"]), pc.invert(table["validation"])))
-            sizes = pc.add(pc.list_value_length(used["prompt"]), pc.list_value_length(used["target"]))
-            columns = (used["id"].to_pylist(), sizes.to_pylist(), used["turn"].to_pylist())
-            for row, size, turn in zip(*columns, strict=True):
-                if turn == EVERY_EPOCH:
-                    found[row] = found.get(row, 0) + size
-                else:
-                    in_turn.setdefault(row, []).append(size)
-    for row, each in in_turn.items():
-        found[row] = found.get(row, 0) + round(sum(each) / len(each))
-    return found
+    for table in chain.from_iterable(
+        encode_part(labels, name, replace(settings, fraction=1.0)) for name in labels.names("data")
+    ):
+        found: dict[str, int] = {}
+        in_turn: dict[str, list[int]] = {}
+        used = table.filter(pc.and_(pc.is_null(table["dropped"]), pc.invert(table["validation"])))
+        sizes = pc.add(pc.list_value_length(used["prompt"]), pc.list_value_length(used["target"]))
+        columns = (used["id"].to_pylist(), sizes.to_pylist(), used["turn"].to_pylist())
+        for row, size, turn in zip(*columns, strict=True):
+            if turn == EVERY_EPOCH:
+                found[row] = found.get(row, 0) + size
+            else:
+                in_turn.setdefault(row, []).append(size)
+        for row, each in in_turn.items():
+            found[row] = found.get(row, 0) + round(sum(each) / len(each))
+        yield found

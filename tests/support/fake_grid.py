@@ -1,6 +1,6 @@
 """A grid without Ray and models: trainings and answers are fake, everything around them is real."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,7 @@ def _settings(run: RunConfig) -> TokenSettings:
     return TokenSettings("some/model", "decoder-only", method, ("label",), "gold", 0.0, 64, 64, task)
 
 
-def _row_tokens(labels: LabelParts, settings: TokenSettings) -> dict[str, int]:
+def _row_tokens(labels: LabelParts, settings: TokenSettings) -> Iterator[dict[str, int]]:
     tokens = ROW_TOKENS * (2 if METHODS[settings.method].writes_rationales else 1)
-    return {row["id"]: tokens for row in labels.read_rows("data", ["id"])}
+    for row in labels.read_rows("data", ["id"]):
+        yield {row["id"]: tokens}

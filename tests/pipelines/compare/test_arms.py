@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -6,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.compare import few_shot
+from pipelines.compare import cells, few_shot
 from pipelines.compare.notices import notices
 from pipelines.compare.search import chosen_settings
 from pipelines.compare.tf_idf import score_tf_idf
@@ -48,6 +49,13 @@ def budgets(lab: Lab) -> list[tuple[str, int | None, float | None]]:
 def test_cells_have_equal_budgets(lab: Lab, training: dict[str, Any], equal: str, expected: list[Any]) -> None:
     lab.compare(training=training, compare={"equal": equal})
     assert (budgets(lab), lab.report().equal) == (expected, equal)
+
+
+@pytest.mark.parametrize(("training", "rows"), [({}, 2), ({"steps": None, "epochs": 2}, 60)])
+def test_given_steps_count_the_tokens_of_one_step(lab: Lab, training: dict[str, Any], rows: int) -> None:
+    lab.compare(training=training, compare={"methods": ["finetune"]})
+    (counted,) = [json.loads(lab.path(name).read_text()) for name in lab.files("budgets/*.json")]
+    assert [size["rows"] for size in counted.values()] == [rows]
 
 
 def test_fractions_have_the_same_steps(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,16 +259,18 @@ def test_tf_idf_learns_words_of_the_same_rows(tmp_path: Path) -> None:
 def test_few_shot_students_read_prompts(tmp_path: Path, monkeypatch: Any, task: str, written: str, labels: int) -> None:
     prediction = Prediction(written, 0.5, 9, 3, 0.1, too_long=False)
     predict = Mock(return_value=[Predictions([(prediction,)] * 2, 1.0)])
-    monkeypatch.setattr(few_shot, "predict", predict)
+    monkeypatch.setattr(cells, "predict", predict)
     monkeypatch.setattr(few_shot, "student_config", lambda student: None)
     run = make_run(tmp_path, task=task, student={"model": "some/model", "method": "rationale-then-label"})
     examples = [Example("a", "one", "3" if task == "arithmetic" else "neutral"), Example("b", "two", "7")]
-    [found] = few_shot.score_few_shot({"model": run}, examples)
-    assert (found.counts["correct"], found.counts["unanswered"]) == (1, 0)
-    assert few_shot.score_few_shot({"model": run}, examples) == [found]
+    asked: Any = ({"some/model": run}, cells.task_of(run), examples)
+    found = few_shot.score_few_shot(*asked)
+    counts = found["some/model"].counts
+    assert (counts["correct"], counts["unanswered"]) == (1, 0)
+    assert few_shot.score_few_shot(*asked) == found
     [[request], *_] = predict.call_args.args
     assert predict.call_count == 1
     assert request.inputs[0].endswith("\n\nQ: one\nA:")
     assert request.inputs[0].count("The answer is") >= 3
-    assert (request.query.ranking is not None) == bool(labels)
+    assert request.query.ranked == bool(labels)
     assert [len(some) for some in request.label_sets or ()] == [labels] * 2 * bool(labels)
