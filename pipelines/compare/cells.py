@@ -13,12 +13,14 @@ resumes from its checkpoints, and scoring from the finished student. A cell runs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import pyarrow as pa
+from pydantic import JsonValue
 
+from pipelines.compare.grid import student_name
 from pipelines.compare.model import AnswerDetails, CellDetails, CellTraining
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout, has_heldout_files, heldout_examples
@@ -29,7 +31,7 @@ from pipelines.scoring.costs import training_s
 from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import answers_identity, labels_identity
 from pipelines.scoring.model import JsonObject
-from pipelines.scoring.predict import PredictRequest, predict
+from pipelines.scoring.predict import Predictions, PredictRequest, predict
 from pipelines.scoring.reference_systems import TeacherAnswers, teacher_answers
 from pipelines.scoring.sources import Untrained, trained
 from pipelines.scoring.system import System
@@ -91,29 +93,27 @@ class Scores:
         return cls._in(Store(run.output), split, identity)
 
     @classmethod
-    def of_untrained(cls, run: RunConfig, name: str, task: Task, examples: Sequence[Example]) -> Self:
-        """Scores of the run's student before any training, on the held-out examples."""
-        start: JsonObject = {
-            "model": model_fingerprint(run.student.model),
-            "init": run.student.init.model_dump(mode="json"),
-            "seed": run.training.seed,
-            "limits": [run.training.max_input_tokens, run.training.max_target_tokens],
-        }
-        folder = Store(run.output).child("compare/untrained")
-        return cls._in(folder, name, {"untrained": start, **answers_identity(run, task, examples)})
+    def before_training(
+        cls, kind: Literal["untrained", "few-shot"], run: RunConfig, task: Task, examples: Sequence[Example],
+        limits: Mapping[str, JsonValue], **more: str,
+    ) -> Self:  # fmt: skip
+        """Scores of the run's student before any training, on the held-out examples.
 
-    @classmethod
-    def of_few_shot(cls, run: RunConfig, name: str, task: Task, examples: Sequence[Example], prompt: str) -> Self:
-        """Scores of the run's student before any training, with the teacher's prompt of this version."""
+        Args:
+            limits: of tokens.
+            more: what else decides the answers.
+        """
+        student = run.student
         start: JsonObject = {
-            "model": model_fingerprint(run.student.model),
-            "init": run.student.init.model_dump(mode="json"),
+            "model": model_fingerprint(student.model),
+            "init": student.init.model_dump(mode="json"),
             "seed": run.training.seed,
-            "max_target_tokens": run.training.max_target_tokens,
+            **limits,
         }
-        folder = Store(run.output).child("compare/few-shot")
-        identity: JsonObject = {"few_shot": start, "prompt": prompt, **answers_identity(run, task, examples)}
-        return cls._in(folder, name, identity)
+        if student.prompt != "plain":  # early scores lack it
+            start["prompt"] = student.prompt
+        identity: JsonObject = {kind.replace("-", "_"): start, **more, **answers_identity(run, task, examples)}
+        return cls._in(Store(run.output).child(f"compare/{kind}"), student_name(student.model), identity)
 
     @classmethod
     def _in(cls, folder: Store, name: str, identity: JsonObject) -> Self:
@@ -197,26 +197,41 @@ def drop_student(run: RunConfig) -> None:
         Store(run.output).child(name).clear()
 
 
-def score_untrained(runs: Mapping[str, RunConfig], live: ProgressFile | None = None) -> list[Manifest]:
+def score_untrained(
+    runs: Mapping[str, RunConfig], task: Task, examples: Sequence[Example], live: ProgressFile | None = None
+) -> dict[str, Manifest]:
     """Score the students of some runs before any training, on plain inputs, in OUTPUT/compare/untrained/NAME-MARK.
 
     Args:
-        runs: by the name of the student; equal in all but the student.
+        runs: by model; equal in all but the student.
         live: progress file of the comparison.
     """
-    prepared = []
-    for name, run in runs.items():
-        task = task_of(run)
-        examples = scored_examples(run, split_of(run, "heldout", task))
-        prepared.append((run, task, examples, Scores.of_untrained(run, name, task, examples)))
-    left = [one for one in prepared if not one[-1].finished()]
+    prepared = {}
+    for model, run in runs.items():
+        limits = (run.training.max_input_tokens, run.training.max_target_tokens)
+        source, inputs = Untrained(run.student, run.training.seed, *limits), [example.input for example in examples]
+        request = label_request(f"untrained {model}", source, run, task, examples, inputs)
+        scores = Scores.before_training("untrained", run, task, examples, {"limits": list(limits)})
+        prepared[model] = run, request, scores
+    return score_missing(prepared, task, examples, live)
+
+
+def score_missing(
+    prepared: Mapping[str, tuple[RunConfig, PredictRequest, Scores]], task: Task, examples: Sequence[Example],
+    live: ProgressFile | None, read: Callable[[Predictions], Predictions] = lambda predicted: predicted,
+) -> dict[str, Manifest]:  # fmt: skip
+    """Ask the students without finished scores. Returns the scores of all, by model.
+
+    Args:
+        read: finds the answers that count.
+    """
+    left = [one for one in prepared.values() if not one[-1].finished()]
     if left:
-        requests = [_untrained_request(run, task, examples) for run, task, examples, _ in left]
-        predicted = predict(requests, left[0][0].evaluation, live)
-        for (run, task, examples, target), answers in zip(left, predicted, strict=True):
-            system = student_system(answers, run, task, examples, "student")
-            target.write(run, examples, system, details_of_answers(system))
-    return [manifest for *_, target in prepared if (manifest := target.finished())]
+        found = predict([request for _, request, _ in left], left[0][0].evaluation, live)
+        for (run, _, scores), predicted in zip(left, found, strict=True):
+            system = student_system(read(predicted), run, task, examples, "untrained")
+            scores.write(run, examples, system, AnswerDetails(**_per_answer(system)))
+    return {model: manifest for model, (*_, scores) in prepared.items() if (manifest := scores.finished())}
 
 
 def answers_of_teacher(
@@ -231,13 +246,6 @@ def answers_of_teacher(
     return teacher_answers(labels, with_split(run, split).corpus, examples, task)
 
 
-def _untrained_request(run: RunConfig, task: Task, examples: Sequence[Example]) -> PredictRequest:
-    training = run.training
-    source = Untrained(run.student, training.seed, training.max_input_tokens, training.max_target_tokens)
-    title = f"untrained {run.student.model}"
-    return label_request(title, source, run, task, examples, [example.input for example in examples])
-
-
 def _cell_details(student: Manifest, system: System) -> CellDetails:
     training = student.details["training"]
     return CellDetails(
@@ -249,11 +257,6 @@ def _cell_details(student: Manifest, system: System) -> CellDetails:
         student=student.fingerprint,
         **_per_answer(system),
     )
-
-
-def details_of_answers(system: System) -> AnswerDetails:
-    """The details of scores without a training."""
-    return AnswerDetails(**_per_answer(system))
 
 
 def _per_answer(system: System) -> dict[str, float | None]:

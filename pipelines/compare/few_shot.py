@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from pipelines.compare.cells import Scores, details_of_answers, task_of
+from pipelines.compare.cells import Scores, score_missing
 from pipelines.config import RunConfig
 from pipelines.data.shots import read_shots
 from pipelines.label.answers.prompts import PromptMaker
 from pipelines.runtime.progress_file import ProgressFile
-from pipelines.scoring.predict import Predictions, PredictRequest, predict
-from pipelines.scoring.predictor import Query, Ranking
+from pipelines.scoring.predict import Predictions, PredictRequest
+from pipelines.scoring.predictor import Query
 from pipelines.scoring.sources import Untrained
-from pipelines.scoring.systems import student_system
 from pipelines.storage.manifest import Manifest
 from pipelines.students.init import max_positions, student_config
 from pipelines.tasks import Answer, Example, Task
@@ -28,27 +27,21 @@ _PROMPT_TOKENS = 4096
 
 
 def score_few_shot(
-    runs: Mapping[str, RunConfig], examples: Sequence[Example], live: ProgressFile | None = None
-) -> list[Manifest]:
+    runs: Mapping[str, RunConfig], task: Task, examples: Sequence[Example], live: ProgressFile | None = None
+) -> dict[str, Manifest]:
     """Score the students of some runs before training, unless they are scored. Ray is running.
 
     Args:
-        runs: by the name of the student; equal in all but the student, of the method rationale-then-label, whose texts are the teacher's.
+        runs: by model; equal in all but the student, of the method rationale-then-label, whose texts are the teacher's.
         live: progress file of the comparison.
     """
-    prepared = []
-    for name, run in runs.items():
-        task = task_of(run)
+    prepared = {}
+    for model, run in runs.items():
         maker = PromptMaker(task, run.teacher.model_copy(update={"prompt": "plain"}), read_shots(run.teacher, task))
-        request = _request(run, task, maker, examples)
-        prepared.append((run, task, request, Scores.of_few_shot(run, name, task, examples, maker.version)))
-    left = [one for one in prepared if not one[-1].finished()]
-    if left:
-        found = predict([request for _, _, request, _ in left], left[0][0].evaluation, live)
-        for (run, task, _, target), predicted in zip(left, found, strict=True):
-            system = student_system(_until_stop(predicted, task), run, task, examples, "untrained")
-            target.write(run, examples, system, details_of_answers(system))
-    return [manifest for *_, target in prepared if (manifest := target.finished())]
+        limits = {"max_target_tokens": run.training.max_target_tokens}
+        scores = Scores.before_training("few-shot", run, task, examples, limits, prompt=maker.version)
+        prepared[model] = run, _request(run, task, maker, examples), scores
+    return score_missing(prepared, task, examples, live, lambda predicted: _until_stop(predicted, task))
 
 
 def _request(run: RunConfig, task: Task, maker: PromptMaker, examples: Sequence[Example]) -> PredictRequest:
@@ -61,7 +54,7 @@ def _request(run: RunConfig, task: Task, maker: PromptMaker, examples: Sequence[
     if not task.is_closed:
         return PredictRequest(title, Query(source), prompts)
     sets = [tuple(_stated(task, label, example) for label in task.label_set(example)) for example in examples]
-    return PredictRequest(title, Query(source, ranking=Ranking()), prompts, sets)
+    return PredictRequest(title, Query(source, ranked=True), prompts, sets)
 
 
 def _stated(task: Task, label: str, example: Example) -> str:

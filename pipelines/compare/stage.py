@@ -43,6 +43,7 @@ from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout
 from pipelines.data.label_parts import LabelParts
 from pipelines.errors import RaystillError, StageFailedError, UserError
+from pipelines.methods import MethodName
 from pipelines.reports.format import plural
 from pipelines.reuse import decide
 from pipelines.runtime.progress import Progress
@@ -153,10 +154,10 @@ class _Comparison:
         self._drop_students(job for job in jobs if job.cell in results.cells)
         self.check_lock()
         report = self._report(results)
-        for name in ("labels", "tokens"):
-            self.store.child(name).clear()
         if failed:
             raise _error_of(failed, "The report shows the other cells; run the same command to retry.")
+        for name in ("labels", "tokens"):
+            self.store.child(name).clear()
         manifest = manifest_of(
             "comparison", identity, config=self.run.model_dump(mode="json"),
             counts={"cells": len(jobs), "scored": len(self.examples["heldout"])},
@@ -233,27 +234,20 @@ class _Comparison:
         """Scores of the students before any training, by model. They read plain inputs: a method's prefixes mean nothing to them."""
         if self.run.student.init.vocabulary is not None:
             return {}
-        models = grid.students_of(self.run)
-        plain = {
-            grid.student_name(model): self.run.model_copy(
-                update={"student": grid.student_of(self.run, "task-distillation", model)}
-            )
-            for model in models
-        }
-        return dict(zip(models, cells.score_untrained(plain, self.live), strict=True))
+        runs = self._runs_as("task-distillation")
+        return cells.score_untrained(runs, self.task, self.examples["heldout"], self.live)
 
     def _few_shot(self) -> dict[str, Manifest]:
         """Scores of the students before any training, with the teacher's prompt, by model."""
         if "few-shot" not in self.run.compare.arms:
             return {}
-        models = grid.students_of(self.run)
-        students = {
-            grid.student_name(model): self.run.model_copy(
-                update={"student": grid.student_of(self.run, "rationale-then-label", model)}
-            )
-            for model in models
-        }
-        return dict(zip(models, score_few_shot(students, self.examples["heldout"], self.live), strict=True))
+        runs = self._runs_as("rationale-then-label")
+        return score_few_shot(runs, self.task, self.examples["heldout"], self.live)
+
+    def _runs_as(self, method: MethodName) -> dict[str, RunConfig]:
+        """By model, the run with its student of a method."""
+        made = {model: grid.student_of(self.run, method, model) for model in grid.students_of(self.run)}
+        return {model: self.run.model_copy(update={"student": student}) for model, student in made.items()}
 
     def _unfinished(self, results: GridResults, jobs: Sequence[CellJob]) -> list[CellJob]:
         """Jobs that no earlier run has scored. Adds the scores of the others to the results."""

@@ -62,17 +62,8 @@ class Query:
     """Each input is answered once per draw. None: greedily."""
     constrained: bool = False
     """True: inputs with a closed label set are answered with one of its labels."""
-    ranking: Ranking | None = None
-    """Set: the inputs are whole prompts, and the answer is the likeliest label of the input's set."""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """How a label continues a prompt: ` river.` after `... The answer is`."""
-
-    before: str = " "
-    after: str = "."
-    """Never empty if one label may begin another: it would always be likelier than that one."""
+    ranked: bool = False
+    """True: the inputs are whole prompts, and the answer is the likeliest label of the input's set."""
 
 
 class Predictor:
@@ -100,7 +91,7 @@ class Predictor:
     def _answers(self, query: Query, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """The answers to a batch. Engines that do not schedule get `batch_size` inputs at a time."""
         student = self._student(query)
-        found = _ranked(student, query.ranking, batch) if query.ranking else self._written(student, query, batch)
+        found = _ranked(student, batch) if query.ranked else self._written(student, query, batch)
         return [{**answer, "engine": student.engine, "weights": student.weights} for answer in found]
 
     def _written(self, student: Student, query: Query, batch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -115,7 +106,7 @@ class Predictor:
         inputs, rows = batch["inputs"], batch["rows"]
         fits = [i for i, text in enumerate(inputs) if student.count_tokens(text, part) <= student.max_input_tokens]
         texts, label_sets = [inputs[i] for i in fits], [tuple(batch["label_sets"][i]) for i in fits]
-        size = len(fits) if student.schedules else self._settings.batch_size
+        size = max(len(fits), 1) if student.schedules else self._settings.batch_size
         found = []
         for draw, sampling in enumerate(query.draws):
             began, answers = time.perf_counter(), list[Decoded]()
@@ -159,15 +150,16 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _ranked(student: Student, ranking: Ranking, batch: dict[str, Any]) -> list[dict[str, Any]]:
+def _ranked(student: Student, batch: dict[str, Any]) -> list[dict[str, Any]]:
     """The likeliest label of each set. Its confidence is its share of the probability of the set."""
-    from pipelines.students.decoding.ranking import rank_texts
+    from pipelines.students.decoding.ranking import encode_context, rank_texts
 
     began, answered = time.perf_counter(), dict[int, Decoded]()
-    lengths = [len(student.tokenizer(prompt)["input_ids"]) for prompt in batch["inputs"]]
+    lengths = [len(encode_context(student, prompt)) for prompt in batch["inputs"]]
     fits = [i for i, length in enumerate(lengths) if length <= student.max_input_tokens]
     sets = [batch["label_sets"][i] for i in fits]
-    texts = [[f"{ranking.before}{label}{ranking.after}" for label in labels] for labels in sets]
+    # ` river.` after `... The answer is`. With the full stop, a label that begins another one is not always likelier than that one.
+    texts = [[f" {label}." for label in labels] for labels in sets]
     likelihoods = rank_texts(student, [batch["inputs"][i] for i in fits], texts)
     for i, labels, found in zip(fits, sets, likelihoods, strict=True):
         best = max(range(len(found)), key=found.__getitem__)

@@ -11,7 +11,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.students.decoding.tokens import encode_texts
+from pipelines.students.chat_prompt import chat_prompt
+from pipelines.students.decoding.tokens import encode_prompt, encode_texts
 from pipelines.students.decoding.transformers_student import Student
 
 
@@ -22,7 +23,7 @@ def rank_texts(student: Student, prompts: Sequence[str], texts: Sequence[Sequenc
     than that one: end both with a full stop or a line break. A decoder-only model reads the common beginning of all prompts once.
 
     Args:
-        prompts: what the model reads, unchanged: without the prefix of a method or a final line break.
+        prompts: what the model reads: without the prefix of a method or a final line break, in the chat template of a student that has one.
         texts: for each prompt, at least one.
 
     Raises:
@@ -35,7 +36,7 @@ def rank_texts(student: Student, prompts: Sequence[str], texts: Sequence[Sequenc
     with torch.inference_mode():
         if student.family == "encoder-decoder":
             return [_after_encoder(student, prompt, some) for prompt, some in zip(prompts, texts, strict=True)]
-        split = [_split(student.tokenizer, prompt, some) for prompt, some in zip(prompts, texts, strict=True)]
+        split = [_split(student, prompt, some) for prompt, some in zip(prompts, texts, strict=True)]
         shared = _common_tokens([context for context, _ in split])
         shared = min(shared, *(len(context) - 1 for context, _ in split))
         cache = None
@@ -81,12 +82,23 @@ def _after_context(
     return [_sum(torch.cat([first, rest[row]]), target) for row, target in enumerate(targets)]
 
 
-def _split(tokenizer: Any, prompt: str, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+def encode_context(student: Student, prompt: str) -> list[int]:
+    """Token ids of a prompt without a final line break, or in the student's chat template."""
+    if chat_prompt(student.tokenizer):
+        return encode_prompt(student.tokenizer, student.family, prompt)
+    return encode_texts(student.tokenizer, [prompt], add_special_tokens=True)[0]
+
+
+def _split(student: Student, prompt: str, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
     """Tokens of the prompt, and of each text. A token that spans both belongs to the texts."""
-    whole = encode_texts(tokenizer, [prompt + text for text in texts], add_special_tokens=True)
-    [alone] = encode_texts(tokenizer, [prompt], add_special_tokens=True)
-    shared = _common_tokens([alone, *whole])
-    targets = [ids[shared:] for ids in whole]
+    tokenizer, alone = student.tokenizer, encode_context(student, prompt)
+    if chat_prompt(tokenizer):  # a turn begins without white space
+        shared = len(alone)
+        targets = encode_texts(tokenizer, [text.lstrip() for text in texts], add_special_tokens=False)
+    else:
+        whole = encode_texts(tokenizer, [prompt + text for text in texts], add_special_tokens=True)
+        shared = _common_tokens([alone, *whole])
+        targets = [ids[shared:] for ids in whole]
     if not shared or not all(targets):
         raise ValueError(f"the prompt or a text has no tokens: {prompt[-40:]!r}, {list(texts)!r}")
     return alone[:shared], targets

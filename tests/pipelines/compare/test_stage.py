@@ -104,13 +104,15 @@ def test_a_validation_file_has_no_teacher_answers(lab: Lab, tmp_path: Path) -> N
 
 def test_a_failed_cell_is_reported_and_retried(lab: Lab) -> None:
     lab.fails = lambda run: StageFailedError("no room") if run.student.method == "finetune" else None
+    shuffled = {"arms": ["shuffled-rationales"]}
     with pytest.raises(StageFailedError, match=r"finetune 1 seed 0 failed: no room\. The report shows the other cells"):
-        lab.compare()
+        lab.compare(compare=shuffled)
     report = lab.report()
     assert [(row.method, row.why) for row in report.missing] == [("finetune", "no room")]
-    assert ([group.method for group in report.groups], lab.files(MANIFEST)) == (["step-by-step"], set())
+    assert ([group.method for group in report.groups], lab.files(MANIFEST)) == (["step-by-step"] * 2, set())
+    assert lab.files("labels/*/manifest.json"), "changed labels stay for the retry"
     lab.fails = lambda run: None
-    lab.compare()
+    lab.compare(compare=shuffled)
     assert (trained(lab), lab.report().missing) == ([("finetune", 1.0, 0)], [])
 
 
@@ -239,7 +241,7 @@ def test_other_teacher_answers_are_read_again(lab: Lab) -> None:
     assert ([run.student.method for run in lab.trained], len(lab.files(SCORES) - scores)) == (["rationale-as-input"], 1)
 
 
-@pytest.mark.parametrize("what", ["version", "options", "format"])
+@pytest.mark.parametrize("what", ["version", "options", "format", "prompt"])
 def test_scores_by_other_rules_are_never_mixed(lab: Lab, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     made = lab.compare()
     untrained = lab.files("untrained/*/manifest.json")
@@ -247,9 +249,10 @@ def test_scores_by_other_rules_are_never_mixed(lab: Lab, monkeypatch: pytest.Mon
         monkeypatch.setattr("pipelines.tasks.arithmetic.Arithmetic.version", "9")
     elif what == "format":
         monkeypatch.setattr("pipelines.scoring.identity.ANSWERS", 99)
-    else:
+    elif what == "options":
         for module in ("compare.cells", "scoring.heldout_part"):
             monkeypatch.setattr(f"pipelines.{module}.task_spec", lambda task, options: task_spec(task, {}))
-    again = lab.compare(**({"task_options": {"other": 1}} if what == "options" else {}))
+    student = {"model": "some/model", "prompt": "chat"}
+    again = lab.compare(**{"options": {"task_options": {"other": 1}}, "prompt": {"student": student}}.get(what, {}))
     assert (again.fingerprint == made.fingerprint, len(lab.files(SCORES))) == (False, 4)
     assert untrained < lab.files("untrained/*/manifest.json"), "the untrained student is scored again too"

@@ -12,7 +12,7 @@ from pipelines.config import EvaluationConfig
 from pipelines.errors import StageFailedError
 from pipelines.scoring import predict as module
 from pipelines.scoring.predict import PredictRequest, predict
-from pipelines.scoring.predictor import Predictor, Query, Ranking
+from pipelines.scoring.predictor import Predictor, Query
 from pipelines.students.decoding import Family, GenerationRequest, Sampling, Student
 from pipelines.students.decoding.label_scores import label_set
 from pipelines.students.decoding.ranking import rank_texts
@@ -44,8 +44,6 @@ def test_batched_answers_equal_single_answers(family: Family) -> None:
         ).items()
         assert found[i]["confidence"] == pytest.approx(alone.confidence, rel=1e-3)
     assert len({found[i]["text"] for i in (0, 1, 3)}) == 3, "equal answers would hide an exchange"
-    [only] = answer([Query(Tiny(family))], [TEXTS[2]], EvaluationConfig())
-    assert only["too_long"], "a batch of long inputs only"
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ def test_an_engine_without_scores_cannot_be_constrained(monkeypatch: pytest.Monk
 
 
 def test_a_ranking_query_answers_with_the_likeliest_label() -> None:
-    query = Query(Tiny(), ranking=Ranking())
+    query = Query(Tiny(), ranked=True)
     found = by_row(answer([query], TEXTS, EvaluationConfig(), labels=("spam", "spam not", "ham")))
     likelihoods = rank_texts(Tiny().load("cpu"), [TEXTS[0]], [[" spam.", " spam not.", " ham."]])[0]
     assert found[0]["text"] == ("spam", "spam not", "ham")[likelihoods.index(max(likelihoods))]
@@ -146,6 +144,8 @@ def test_engines_that_schedule_get_all_at_once(schedules: Any, sizes: Any, writt
     assert [len(batch) for batch in written] == [1, *sizes]
     [warm_up], [first, *_], *_ = written
     assert (warm_up.max_new_tokens, first.max_new_tokens) == (1, 256), "a text takes more than a label"
+    [only] = answer(queries, [TEXTS[2]], EvaluationConfig())
+    assert only["too_long"], "a batch of long inputs only"
 
 
 @pytest.mark.parametrize(("level", "shown"), [(logging.WARNING, False), (logging.INFO, True)])
