@@ -59,7 +59,7 @@ def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
         labels_at: as in `train_locked`, for a cell of a grid.
     """
     labels = _labels(run, labels_at)
-    manifest = require_manifest(labels, "labels", "label")
+    manifest = require_manifest(labels, "labels", "label RUN")
     check_task(manifest, run, labels.shown())
     settings = token_settings(with_absolute_model(run))
     check_validation(run)
@@ -79,7 +79,7 @@ def train(run: RunConfig, *, replace: bool = False) -> Manifest:
             driver trains into it.
         StageFailedError: the training stopped; the same call resumes from its last checkpoint.
     """
-    student, labels = Store(run.output).child("student"), require_manifest(_labels(run, None), "labels", "label")
+    student, labels = Store(run.output).child("student"), require_manifest(_labels(run, None), "labels", "label RUN")
     decision = train_decision(run, labels, replace=replace)
     decision.check()
     if decision.reused:
@@ -100,7 +100,7 @@ def train_locked(
         check_lock: raises StageFailedError if another driver may have taken over.
     """
     output, labels_store = Store(run.output), _labels(run, labels_at)
-    labels = require_manifest(labels_store, "labels", "label")
+    labels = require_manifest(labels_store, "labels", "label RUN")
     identity = train_identity(run, load_task(task_spec(run.task, run.task_options)), labels)
     # Another driver may have finished the student since a caller's decision.
     decision = _decide(output, identity, replace=replace)

@@ -31,7 +31,8 @@ def check_labels_writable(labels: Store, settings: TokenSettings) -> None:
     if settings.compares_labels:
         others = pc.struct_field(pc.list_flatten(table["soft_label"]), "label")
         rows = dict.fromkeys(pc.unique(others).to_pylist(), 0) | rows
-    found = unwritable(tokenizer_of(settings.model, settings.tokenizer), list(islice(filter(None, rows), _MAX_LABELS)))
+    tokenizer = tokenizer_of(settings.model, settings.tokenizer, settings.prompt)
+    found = unwritable(tokenizer, list(islice(filter(None, rows), _MAX_LABELS)))
     if found:
         shown = ", ".join(repr(label) for label in islice(found, _SHOWN)) + (", ..." if len(found) > _SHOWN else "")
         count = f"{len(found):,} of {len(rows):,} distinct labels (rows: {sum(rows[label] for label in found):,})"
@@ -46,7 +47,7 @@ def unwritable_rationales(labels: Store, settings: TokenSettings) -> list[str]:
     if method.learns_teacher_tokens or not ({"rationale", "text"} & set(settings.terms) or method.reads_rationale):
         return []
     texts = [text for text in _columns(labels, ["rationale"], _RATIONALES)["rationale"].to_pylist() if text]
-    found = unwritable(tokenizer_of(settings.model, settings.tokenizer), texts)
+    found = unwritable(tokenizer_of(settings.model, settings.tokenizer, settings.prompt), texts)
     if not found:
         return []
     lost = f"{len(found):,} of the first {len(texts):,} rationales have characters that it cannot write"

@@ -208,7 +208,7 @@ def _structs_by_id(ids: pa.ChunkedArray, table: pa.Table) -> pa.StructArray:
 
 
 @lru_cache(maxsize=1)
-def tokenizer_of(model: str, own: str | None, prompt: PromptKind = "plain") -> Any:
+def tokenizer_of(model: str, own: str | None, prompt: PromptKind) -> Any:
     """The model's tokenizer, or the student's own in a store."""
     if own is None:
         return student_tokenizer(model, prompt)

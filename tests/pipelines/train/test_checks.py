@@ -86,7 +86,7 @@ def test_a_prompt_that_the_model_cannot_read_is_refused(run: Any, models: dict[s
 
 
 def test_missing_labels_are_refused(run: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Run `raystill label`"):
+    with pytest.raises(UserError, match="Run `raystill label RUN`"):
         check_train(run())
     write_labels(tmp_path / "none", label_rows(3, gold=False))
     without = Store(str(tmp_path / "none" / "labels"))

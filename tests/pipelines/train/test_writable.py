@@ -46,3 +46,5 @@ def test_rationales_that_cannot_be_written_are_warned_of(labels: Store, tmp_path
     [warning] = unwritable_rationales(labels, make_token_settings(tmp_path / "model"))
     assert "1 of the first 6 rationales have characters that it cannot write (lost: c a f" in warning
     assert unwritable_rationales(labels, make_token_settings(tmp_path / "model", terms=("label",))) == []
+    with pytest.raises(UserError, match=r"the chat template of .*: missing"):  # the tokenizer that the training loads
+        unwritable_rationales(labels, make_token_settings(tmp_path / "model", prompt="chat"))
