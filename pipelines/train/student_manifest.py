@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pipelines.config import RunConfig
 from pipelines.storage.manifest import Manifest, manifest_of
-from pipelines.students.details import (
-    LabelsProvenance,
-    Losses,
-    StudentDetails,
-    TaskDetails,
-    TermLoss,
-    TrainingDetails,
-    TrainingLosses,
-)
+from pipelines.students.details import LabelsProvenance, StudentDetails, TaskDetails
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.engine.job import TrainingResult
-from pipelines.train.identity import BATCH_PLAN
 
 
 def student_manifest(
@@ -48,32 +39,7 @@ def student_details(
         trained_parameters=result.trained_parameters,
         max_input_tokens=training.max_input_tokens,
         max_target_tokens=training.max_target_tokens,
-        training=TrainingDetails(
-            world_size=result.world_sizes[-1],
-            zero_stage=training.zero_stage,
-            precision=result.precision,
-            optimizer_bytes_per_rank=result.optimizer_bytes_per_rank,
-            peak_memory_bytes_per_rank=result.peak_memory_bytes_per_rank,
-            steps=result.steps,
-            planned_steps=result.planned_steps,
-            started_at_steps=result.started_at_steps,
-            world_sizes=result.world_sizes,
-            nodes=result.nodes,
-            damaged_checkpoints=result.damaged_checkpoints,
-            tokens_per_s=result.tokens / max(result.seconds, 1e-9),
-            padding_share=result.padding_share,
-            data_wait_share=result.data_wait_share,
-            token_counts=dataclasses.asdict(counts),
-            loss=TrainingLosses(
-                terms={term: _term_loss(result.history, term) for term in settings.terms},
-                validation=result.validation,
-            ),
-            tokens=result.tokens,
-            examples_seen=result.examples_seen,
-            seconds=result.seconds,
-            export_difference=result.export_difference,
-            batch_plan=BATCH_PLAN,
-        ),
+        training=result.details.model_copy(update={"token_counts": dataclasses.asdict(counts)}),
     )
 
 
@@ -99,8 +65,3 @@ def labels_provenance(labels: Manifest) -> LabelsProvenance:
         counts=labels.counts,
         task=labels.details.get("task"),
     )
-
-
-def _term_loss(history: Sequence[Losses], term: str) -> TermLoss:
-    losses = [row[term] for row in history if term in row]
-    return TermLoss(first=losses[0] if losses else None, last=losses[-1] if losses else None)

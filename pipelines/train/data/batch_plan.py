@@ -127,11 +127,11 @@ class BatchPlan:
         begun = sum(map(len, self._epoch(epochs)[:within])) if within else 0
         return epochs * len(self.examples) + begun
 
-    def padding_share(self, first: int, last: int) -> float:
-        """Padding as a share of the tokens in the micro-batches of some steps. Of many steps, 200 are sampled evenly."""
+    def padding_share(self, last: int) -> float:
+        """Padding as a share of the tokens in the micro-batches of the steps before `last`. Of many steps, 200 are sampled evenly."""
         if self.packed:
             return 0.0
-        steps = np.unique(np.linspace(first, last - 1, min(max(last - first, 0), _SAMPLED_STEPS)).astype(np.int64))
+        steps = np.unique(np.linspace(0, last - 1, min(last, _SAMPLED_STEPS)).astype(np.int64))
         parts = [part for step in steps.tolist() for worker in self.step(step) for part in worker]
         padded = sum(padded_tokens(self.lengths, part, self.family) for part in parts)
         return 1.0 - sum(int(self.lengths.real[part].sum()) for part in parts) / padded if padded else 0.0

@@ -83,7 +83,7 @@ def _save_model(worker: Worker, folder: str) -> float:
             config.dtype = torch.float32  # save_pretrained writes the precision of the training
             config.save_pretrained(folder)
         difference = logits_difference(model, folder, state, worker.run.student.lora, worker.probe())
-    difference = worker.from_first(difference)
+    difference = worker.gather(difference)[0]
     check_difference(difference)
     return difference
 

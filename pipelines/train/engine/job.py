@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.config import RunConfig
 from pipelines.storage.store import Store
-from pipelines.students.details import Losses, ValidationLosses
+from pipelines.students.details import TrainingDetails
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -45,29 +45,15 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What worker 0 returns when the student is exported. Fields as in `TrainingDetails`."""
+    """What worker 0 returns when the student is exported."""
 
-    precision: str
-    steps: int
-    planned_steps: int
-    tokens: int
-    examples_seen: int
-    seconds: float
-    """Of all steps, over all attempts."""
-    padding_share: float
-    data_wait_share: float
-    started_at_steps: list[int]
-    world_sizes: list[int]
-    nodes: list[list[str]]
-    damaged_checkpoints: list[str]
-    history: list[Losses]
-    """By step: `step`, `loss`, the terms, `gradient_norm` if known, `learning_rate`."""
-    validation: ValidationLosses
-    optimizer_bytes_per_rank: list[int]
-    peak_memory_bytes_per_rank: list[int]
+    details: TrainingDetails
+    """Without `token_counts`."""
     parameters: int
     trained_parameters: int
-    export_difference: float | None = None
+    tokens: int
+    """As in the details."""
+    seconds: float
 
 
 @dataclass(frozen=True)

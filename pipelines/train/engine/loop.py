@@ -6,9 +6,8 @@ In: {"job": TrainingJob}. Out, on worker 0: a TrainingResult, or a TrainingFailu
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 from pipelines.config import TrainingConfig
@@ -17,12 +16,13 @@ from pipelines.methods import METHODS
 from pipelines.runtime.cpus import computes_bf16, has_bf16_instructions, usable_cpus
 from pipelines.runtime.nodes import node_name
 from pipelines.storage.store import Store
-from pipelines.students.details import ValidationLosses
+from pipelines.students.details import Losses, TermLoss, TrainingDetails, TrainingLosses, ValidationLosses
 from pipelines.train.data.token_table import Tokens
 from pipelines.train.engine.job import TrainingFailure, TrainingJob, TrainingResult
 from pipelines.train.engine.resume import TrainingState, restore
 from pipelines.train.engine.steps import run_steps
 from pipelines.train.engine.worker import Worker, WorkerOutOfMemoryError, memory_errors
+from pipelines.train.identity import BATCH_PLAN
 from pipelines.train.tracking.progress_actor import warn_through
 from pipelines.train.tracking.trackers import Trackers
 
@@ -67,10 +67,10 @@ def _train(job: TrainingJob, cache: Path, rank: int, world: int) -> TrainingResu
         model, tokenizer = initial_student(run.student, run.training.seed, folder)
     tokens = Tokens(Store(job.tokens), cache, grouped=METHODS[run.student.method].compares_labels)
     worker = Worker(run, model, tokens, rank, world)
-    state = restore(worker.engine, rank)
+    state = restore(worker)
     state.started_at.append(state.step)
     state.world_sizes.append(world)
-    state.nodes.append(worker.nodes())
+    state.nodes.append(worker.gather(node_name()))
     trackers, finished = None, False
     if rank == 0:
         trackers = Trackers(job, state.step, workers=world, warn=warn_through(job.progress))
@@ -82,39 +82,52 @@ def _train(job: TrainingJob, cache: Path, rank: int, world: int) -> TrainingResu
     finally:
         if trackers is not None:
             trackers.close(finished=finished)
-    result = _result(worker, state)
+    learned = worker.plan.tokens(0, state.step)
+    details = _details(worker, state, learned)
     best = job.best_weights(state.best.step) if state.best else None
     measured = export_student(worker, tokenizer, Store(job.student), state.history, best)
-    return replace(result, export_difference=state.best_difference if measured is None else measured)
+    difference = state.best_difference if measured is None else measured
+    details = details.model_copy(update={"export_difference": difference})
+    return TrainingResult(details, worker.parameters, worker.trained_parameters, learned, state.seconds)
 
 
-def _result(worker: Worker, state: TrainingState) -> TrainingResult:
+def _details(worker: Worker, state: TrainingState, tokens: int) -> TrainingDetails:
     """What the training achieved. Every worker must call it: some values are gathered from all."""
-    return TrainingResult(
+    validation = ValidationLosses(
+        before=state.validation_before or {},
+        during=state.validation,
+        best=state.best,
+        after=state.best.terms if state.best else worker.validate(),
+    )
+    return TrainingDetails(
+        world_size=worker.world,
+        zero_stage=worker.run.training.zero_stage,
         precision=worker.run.training.precision,
+        optimizer_bytes_per_rank=worker.optimizer_bytes_per_rank(),
+        peak_memory_bytes_per_rank=worker.peak_memory_per_rank(),
         steps=state.step,
         planned_steps=worker.plan.steps,
-        tokens=worker.plan.tokens(0, state.step),
-        examples_seen=worker.plan.examples_seen(state.step),
-        seconds=state.seconds,
-        padding_share=worker.plan.padding_share(0, state.step),
-        data_wait_share=state.waited_s / max(state.seconds, 1e-9),
         started_at_steps=state.started_at,
         world_sizes=state.world_sizes,
         nodes=state.nodes,
         damaged_checkpoints=state.damaged,
-        history=state.history,
-        validation=ValidationLosses(
-            before=state.validation_before or {},
-            during=state.validation,
-            best=state.best,
-            after=state.best.terms if state.best else worker.validate(),
+        tokens_per_s=tokens / max(state.seconds, 1e-9),
+        padding_share=worker.plan.padding_share(state.step),
+        data_wait_share=state.waited_s / max(state.seconds, 1e-9),
+        token_counts={},
+        loss=TrainingLosses(
+            terms={term: _term_loss(state.history, term) for term in worker.weights}, validation=validation
         ),
-        optimizer_bytes_per_rank=worker.optimizer_bytes_per_rank(),
-        peak_memory_bytes_per_rank=worker.peak_memory_per_rank(),
-        parameters=worker.parameters,
-        trained_parameters=worker.trained_parameters,
+        tokens=tokens,
+        examples_seen=worker.plan.examples_seen(state.step),
+        seconds=state.seconds,
+        batch_plan=BATCH_PLAN,
     )
+
+
+def _term_loss(history: Sequence[Losses], term: str) -> TermLoss:
+    losses = [row[term] for row in history if term in row]
+    return TermLoss(first=losses[0] if losses else None, last=losses[-1] if losses else None)
 
 
 def _share_cores(workers_here: int) -> None:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from pipelines.students.details import BestStep, Losses
 from pipelines.train.engine import checkpoints
 from pipelines.train.engine.worker import Worker
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
 
 
 class TrainingState(BaseModel):
@@ -109,8 +106,8 @@ class CheckpointSaver:
         )
 
 
-def restore(engine: DeepSpeedEngine, rank: int) -> TrainingState:
-    """Load the last whole checkpoint into the engine. Returns its state; a new one if there is no checkpoint."""
+def restore(worker: Worker) -> TrainingState:
+    """Load the last whole checkpoint into the worker's engine. Returns its state; a new one if there is no checkpoint."""
     import torch
     from ray import train
 
@@ -124,20 +121,11 @@ def restore(engine: DeepSpeedEngine, rank: int) -> TrainingState:
             folder = Path(local)
             # Workers of one node share the folder: wait until the last of them has fetched it.
             torch.distributed.barrier()
-            damage = _broadcast(checkpoints.find_damage(folder) if rank == 0 else None)
+            damage = worker.gather(checkpoints.find_damage(folder) if worker.rank == 0 else None)[0]
             if damage is None:
                 state = TrainingState.model_validate(checkpoints.read_state(folder))
-                checkpoints.load(engine, folder, state.step)
+                checkpoints.load(worker.engine, folder, state.step)
                 state.damaged += damaged
                 return state
         damaged.append(f"{Path(checkpoint.path).name}: {damage}")
     return TrainingState(damaged=damaged)
-
-
-def _broadcast(value: str | None) -> str | None:
-    """Worker 0's value, on every worker."""
-    import torch
-
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.errors import StageFailedError
-from pipelines.runtime.nodes import node_name
 from pipelines.students.decoding import Family, model_family
 from pipelines.students.details import Losses
 from pipelines.train.data.batch_plan import BatchPlan
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+Gathered = TypeVar("Gathered")
 _MAX_NAMED_EXAMPLES = 10
 
 
@@ -163,13 +163,13 @@ class Worker:
 
         torch.distributed.barrier()
 
-    def from_first(self, value: float) -> float:
-        """Worker 0's value, on every worker."""
+    def gather(self, value: Gathered) -> list[Gathered]:
+        """The value of each rank, on every worker. For what is rarely asked: it is pickled."""
         import torch
 
-        tensor = torch.tensor([value], dtype=torch.float64, device=self.engine.device)
-        torch.distributed.broadcast(tensor, src=0)
-        return float(tensor.item())
+        found = [value] * self.world
+        torch.distributed.all_gather_object(found, value)
+        return found
 
     def any(self, value: bool) -> bool:
         """True on every worker if the value is true on any worker."""
@@ -199,19 +199,11 @@ class Worker:
             means.pop("soft", None)  # gold labels alone have no distribution to diverge from
         return means
 
-    def nodes(self) -> list[str]:
-        """The node of each rank."""
-        import torch
-
-        names = [""] * self.world
-        torch.distributed.all_gather_object(names, node_name())
-        return names
-
     def optimizer_bytes_per_rank(self) -> list[int]:
         """Bytes of optimizer state on each rank."""
         from pipelines.train.engine.deepspeed_engine import optimizer_bytes
 
-        return self._gather(optimizer_bytes(self.engine))
+        return self.gather(optimizer_bytes(self.engine))
 
     def peak_memory_per_rank(self) -> list[int]:
         """Peak memory in bytes on each rank so far: of its GPU, or of its process on a CPU."""
@@ -220,16 +212,8 @@ class Worker:
         import torch
 
         if self.run.training.gpus_per_worker:
-            return self._gather(torch.cuda.max_memory_allocated())
-        return self._gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-
-    def _gather(self, value: int) -> list[int]:
-        import torch
-
-        own = torch.tensor([value], device=self.engine.device)
-        gathered = [torch.zeros_like(own) for _ in range(self.world)]
-        torch.distributed.all_gather(gathered, own)
-        return [int(value.item()) for value in gathered]
+            return self.gather(int(torch.cuda.max_memory_allocated()))
+        return self.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     def _on_device(self, values: list[float]) -> Tensor:
         import torch

@@ -44,7 +44,7 @@ def test_a_plan_by_hand() -> None:
     for limit in (30, 20):
         assert micro_batches(lengths, 3, 2, limit) == [[[1], [4]], [[3], [0, 2]]]
     plan = make_plan(lengths, np.arange(3), epochs=1, tokens_per_batch=36, tokens_per_micro_batch=30)
-    assert plan.padding_share(0, plan.steps) == pytest.approx(1 - 36 / 38), "10 + 8 + 8 + 2 x 6 tokens, 36 of them real"
+    assert plan.padding_share(plan.steps) == pytest.approx(1 - 36 / 38), "10 + 8 + 8 + 2 x 6 tokens, 36 of them real"
     few = micro_batches(lengths_of_pairs([4, 4], [2, 2]), 1, 4, 10)
     assert sorted(few) == [[[]], [[]], [[0]], [[1]]], "without enough sequences some micro-batches are empty"
 
@@ -63,9 +63,9 @@ def test_grouped_sequences_share_a_micro_batch(workers: int) -> None:
 def test_padding_of_long_trainings_is_sampled_and_small() -> None:
     lengths = random_lengths(400)
     plan = make_plan(lengths, np.arange(400), epochs=30.0, tokens_per_batch=600, tokens_per_micro_batch=300)
-    assert 0.0 < plan.padding_share(0, plan.steps) < 0.2
+    assert 0.0 < plan.padding_share(plan.steps) < 0.2
     large = make_plan(random_lengths(500), np.arange(500), epochs=1, tokens_per_batch=4000, tokens_per_micro_batch=1000)
-    assert large.padding_share(0, large.steps) < 0.05
+    assert large.padding_share(large.steps) < 0.05
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -164,7 +164,7 @@ def test_packed_micro_batches_are_few_and_of_equal_size(workers: int, grouped: b
     assert rounds <= int(lengths.real.sum()) / (400 * workers) + 1
     assert 0.9 * max(map(max, sizes)) <= min(map(min, sizes)) <= max(map(max, sizes)) <= 440
     plan = make_plan(lengths, np.arange(90), packed=True, tokens_per_batch=800, tokens_per_micro_batch=400)
-    assert ({len(plan.step(step)[0]) for step in range(plan.steps)}, plan.padding_share(0, plan.steps)) == ({1}, 0.0)
+    assert ({len(plan.step(step)[0]) for step in range(plan.steps)}, plan.padding_share(plan.steps)) == ({1}, 0.0)
 
 
 def test_epochs_may_be_a_fraction() -> None:
