@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from pipelines.tasks.parsing.giveaways import says_only
 from pipelines.tasks.parsing.label_patterns import LabelPlace, answer_pattern, place_of_text, statement_region
 
 MAX_FIELD_CHARACTERS = 100_000
+_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0")
 
 Row = Mapping[str, object]
 """A corpus row by field name."""
@@ -252,14 +254,22 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def optional_gold(row: Row) -> str | None:
-    """Text of the gold label. None if the row has none. Raises BadRowError if it is neither text nor number."""
+def optional_gold(row: Row, labels: Collection[str] = ()) -> str | None:
+    """Text of the gold label. None if the row has none. Raises BadRowError if it is neither text nor number.
+
+    A column of integers with nulls is often stored as floats, so `1.0` is read as `1`. Texts are read so if the label set is closed.
+
+    Args:
+        labels: the closed set, whose own spelling is kept.
+    """
     value = row.get("gold")
     if value is None or value == "":
         return None
     if isinstance(value, bool):
         return str(value).lower()  # as JSON and CSV spell it
-    return text_field(row, "gold")
+    text = text_field(row, "gold")
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    return whole[1] if whole and text not in labels and (labels or isinstance(value, float)) else text
 
 
 def _kind(value: object) -> str:

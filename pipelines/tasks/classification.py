@@ -71,7 +71,7 @@ class Classification(Task):
         return self._shots
 
     def read(self, row: Row) -> Example:
-        gold = optional_gold(row)
+        gold = optional_gold(row, self._labels or ())
         example = Example(str(row.get("id", "")), text_field(row, self._input_field), None)
         if gold is None:
             return example

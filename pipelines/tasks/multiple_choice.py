@@ -118,7 +118,7 @@ class MultipleChoice(Task):
         if len(text) > MAX_FIELD_CHARACTERS:
             raise BadRowError(f"question and choices: {len(text):,} characters, the limit is {MAX_FIELD_CHARACTERS:,}")
         example = Example(str(row.get("id", "")), text, None, choices)
-        gold = optional_gold(row)
+        gold = optional_gold(row, choices)
         if gold is None:
             return example
         if self._gold_is_index:
@@ -207,7 +207,7 @@ class MultipleChoice(Task):
 
 def _at_index(gold: str, choices: Sequence[str]) -> str:
     known = {str(index): choice for index, choice in enumerate(choices)}
-    index = gold.removesuffix(".0")  # a column of integers with nulls is often stored as floats
+    index = gold.removesuffix(".0")
     if index not in known:
         raise BadRowError(f"the gold label {gold[:60]!r} must be the index of a choice, 0 to {len(choices) - 1}")
     return known[index]

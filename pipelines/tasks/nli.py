@@ -88,7 +88,7 @@ class NaturalLanguageInference(Task):
 
     def read(self, row: Row) -> Example:
         premise, hypothesis = (" ".join(text_field(row, name).split()) for name in self.required)
-        gold = optional_gold(row)
+        gold = optional_gold(row, LABELS)
         if gold is not None:
             known = _GOLD.get(gold.lower())
             if known is None:

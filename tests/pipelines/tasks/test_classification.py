@@ -45,9 +45,19 @@ def test_one_label_is_read(text: str, label: str | None) -> None:
     assert getattr(parsed(_task(), text, EXAMPLE), "label", None) == label
 
 
+@pytest.mark.parametrize(
+    ("labels", "gold", "read"),
+    [
+        (["True", "False"], True, "True"), (["1", "2"], 1.0, "1"), (["-1", "1"], "-1.0", "-1"), (["1.0", "2.0"], 1.0, "1.0"),
+        (None, 2.0, "2"), (None, "2.0", "2.0"),
+    ],
+)  # fmt: skip
+def test_gold_labels_are_read_as_files_store_them(labels: list[str] | None, gold: object, read: str) -> None:
+    """Truth values of JSON and Parquet, and integers that stand beside nulls in a column of floats."""
+    assert _task({"labels": labels}).read({"id": "m", "input": "x", "gold": gold}).gold == read
+
+
 def test_labels_are_free_without_a_label_set() -> None:
-    truth = _task({"labels": ["True", "False"]})
-    assert truth.read({"id": "m", "input": "x", "gold": True}).gold == "True", "a truth value of JSON or Parquet"
     task = _task({"instruction": "Name the capital."})
     assert task.labels is None
     assert task.instruction == "Name the capital."

@@ -21,7 +21,7 @@ PUNCTUATED = Example(
     [
         (list(CHOICES), "bridge", "bridge"), (list(CHOICES), "Beach ", "beach"), (list(CHOICES), "C", "train station"),
         (list(CHOICES), "(a)", "bus depot"), (json.dumps(CHOICES), "beach", "beach"), (["b", "a"], "a", "a"),
-        ([1, 2.5], 2.5, "2.5"), (["ice cream ", "a  b"], "ice cream", "ice cream"),
+        ([1, 2.5], 2.5, "2.5"), ([1, 2], 2.0, "2"), ([1.0, 2.0], 2.0, "2.0"), (["ice cream ", "a  b"], "ice cream", "ice cream"),
     ],
 )  # fmt: skip
 def test_gold_label_is_a_text_or_a_letter(choices: object, gold: object, read: str) -> None:

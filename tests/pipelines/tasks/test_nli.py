@@ -15,7 +15,7 @@ ROW = {"id": "n", "premise": "A man\nsleeps.", "hypothesis": " A man runs. "}
     ("gold", "label"),
     [
         ("entailment", "entailment"), ("Neutral", "neutral"), (0, "entailment"), (1, "neutral"), (2, "contradiction"),
-        ("2", "contradiction"), ("e", "entailment"), ("c", "contradiction"),
+        ("2", "contradiction"), (1.0, "neutral"), ("1.0", "neutral"), ("e", "entailment"), ("c", "contradiction"),
     ],
 )  # fmt: skip
 def test_gold_labels_have_several_codings(gold: Any, label: str) -> None:
