@@ -19,18 +19,16 @@ import re
 from collections.abc import Sequence
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.base import Answer, Example, Row, Shot, Task, optional_gold, text_field
+from pipelines.tasks.base import Answer, Example, Row, Shot, optional_gold, text_field
+from pipelines.tasks.number_task import NumberTask
 from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, boxed, plain_text, read_answer
-from pipelines.tasks.parsing.conclusions import ends_with_value, states_value
 from pipelines.tasks.parsing.expressions import (
     ExpressionError,
     evaluate_expression,
-    format_value,
     normalise_expression,
     spell_signs,
     value_key,
 )
-from pipelines.tasks.parsing.giveaways import calculates_nothing
 from pipelines.tasks.parsing.quantities import NEGATIVE, SPELLED, check_after, plain_numbers
 
 _SHOTS = (
@@ -70,7 +68,7 @@ _RESULT = re.compile(r" *([0-9][0-9.,]*)")
 _DIGIT = re.compile(r"[0-9=]")
 
 
-class Arithmetic(Task):
+class Arithmetic(NumberTask):
     """Arithmetic word problems; the answer is an expression."""
 
     name = "arithmetic"
@@ -95,25 +93,9 @@ class Arithmetic(Task):
         label, rationale = read_answer(text, _stated_expression, conclusions=True)
         return Answer(label, rationale)
 
-    def gives_away(self, answer: Answer, example: Example) -> bool:
-        return calculates_nothing(answer.rationale, evaluate_expression(answer.label))
-
-    def leads_to(self, rationale: str, label: str, example: Example) -> bool:
-        return ends_with_value(rationale, self.key(label))
-
-    def states(self, rationale: str, label: str, example: Example) -> bool:
-        return states_value(rationale, self.key(label), example.input)
-
     def normalise(self, label: str, example: Example) -> str:
         # The whole label must be an expression: a number somewhere in a student's text is not an answer.
         return read_expression(label, bare=True)
-
-    def key(self, label: str) -> str:
-        """Value rounded to 6 decimals: equal for `4 - 2 - 1` and `1.0`, and for `10 / 3` and `3.333333`."""
-        return value_key(evaluate_expression(label))
-
-    def value(self, label: str) -> str:
-        return format_value(evaluate_expression(label))
 
     def render(self, answer: Answer) -> str:
         return f"{answer.rationale} The answer is ({answer.label}).".lstrip()

@@ -20,11 +20,10 @@ import re
 from collections.abc import Sequence
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.base import Answer, Example, Row, Shot, Task, optional_gold, text_field
+from pipelines.tasks.base import Answer, Example, Row, Shot, optional_gold, text_field
+from pipelines.tasks.number_task import NumberTask
 from pipelines.tasks.parsing.answers import Statement, plain_text, read_answer
-from pipelines.tasks.parsing.conclusions import ends_with_value, states_value
-from pipelines.tasks.parsing.expressions import evaluate_expression, format_value, spell_signs, value_key
-from pipelines.tasks.parsing.giveaways import calculates_nothing
+from pipelines.tasks.parsing.expressions import spell_signs
 from pipelines.tasks.parsing.quantities import read_quantity
 
 _SHOTS = (
@@ -63,7 +62,7 @@ _REFUSES = re.compile(
 _BARE = re.compile(r"[-+*/(). 0-9,$€£%=<>]*[0-9][-+*/(). 0-9,$€£%=<>]*")
 
 
-class GradeSchoolMath(Task):
+class GradeSchoolMath(NumberTask):
     """Word problems of several steps. The answer is a number."""
 
     name = "grade-school-math"
@@ -88,24 +87,8 @@ class GradeSchoolMath(Task):
         label, rationale = read_answer(text, lambda s: _stated_number(s, example.input), conclusions=True)
         return Answer(label, rationale)
 
-    def gives_away(self, answer: Answer, example: Example) -> bool:
-        return calculates_nothing(answer.rationale, evaluate_expression(answer.label))
-
-    def leads_to(self, rationale: str, label: str, example: Example) -> bool:
-        return ends_with_value(rationale, self.key(label))
-
-    def states(self, rationale: str, label: str, example: Example) -> bool:
-        return states_value(rationale, self.key(label), example.input)
-
     def normalise(self, label: str, example: Example) -> str:
         return read_quantity(label)
-
-    def key(self, label: str) -> str:
-        """Value rounded to 6 decimals: equal for `72` and `72.0`."""
-        return value_key(evaluate_expression(label))
-
-    def value(self, label: str) -> str:
-        return format_value(evaluate_expression(label))
 
 
 def _stated_number(statement: Statement, question: str) -> str:
