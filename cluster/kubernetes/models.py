@@ -23,7 +23,7 @@ from pipelines.errors import RaystillError, UserError, last_line
 from pipelines.storage.store import Store
 
 RECORD = ".raystill-model.json"
-"""In a finished folder: the entry that it was made from, with the checksum found."""
+"""In a finished folder: the entry that it was made from, with the checksum found. In an unfinished one: its source and revision."""
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """What Raystill reads of a hub's repository. Weights are read from safetensors only."""
 
@@ -68,6 +68,7 @@ def download(model: Model, folder: Path) -> str:
     target, partial = folder / model.name, folder / f".{model.name}.partial"
     if target.exists():
         return _checked(model, target)
+    _prepare(partial, model.model_dump_json(include={"source", "revision"}))
     if "://" in model.source:
         _copy(model.source, partial)
     else:
@@ -88,6 +89,15 @@ def download(model: Model, folder: Path) -> str:
     (partial / RECORD).write_text(json.dumps({**model.model_dump(), "sha256": found}), encoding="utf-8")
     partial.rename(target)
     return found
+
+
+def _prepare(partial: Path, origin: str) -> None:
+    """Make the folder of a download that resumes. What another source or revision has left in it is removed."""
+    record = partial / RECORD
+    if partial.exists() and not (record.exists() and record.read_text(encoding="utf-8") == origin):
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    record.write_text(origin, encoding="utf-8")
 
 
 def checksum(folder: Path) -> str:

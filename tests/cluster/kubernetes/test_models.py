@@ -51,14 +51,23 @@ def test_a_finished_model_is_kept_and_never_replaced(source: Path, tmp_path: Pat
         download(Model(name="by-hand", source=source.as_uri()), volume)
 
 
-def test_a_download_resumes_and_appears_when_complete(source: Path, tmp_path: Path) -> None:
+def test_a_download_resumes_unless_its_source_changed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.kubernetes.models.shutil.copyfileobj", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        download(Model(name="tiny", source=source.as_uri()), tmp_path)
+    monkeypatch.undo()
     partial = tmp_path / ".tiny.partial"
-    partial.mkdir()
-    (partial / "config.json").write_text("{}")
+    (partial / "config.json").write_text("[]")  # as large as the source's
     (partial / "model.safetensors").write_text("wei")  # was cut
+    volume = shutil.copytree(tmp_path, tmp_path / "second")
     download(Model(name="tiny", source=source.as_uri()), tmp_path)
+    assert (tmp_path / "tiny" / "config.json").read_text() == "[]", "a whole file is not copied again"
     assert (tmp_path / "tiny" / "model.safetensors").read_text() == "weights"
     assert not partial.exists()
+    other = source.rename(source.with_name("other"))
+    assert download(Model(name="tiny", source=other.as_uri()), volume) == checksum(other)
 
 
 def test_wrong_content_leaves_no_model(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +93,7 @@ def test_the_hub_is_called_with_the_revision(tmp_path: Path, monkeypatch: pytest
 
     def snapshot_download(repo: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
         calls.append((repo, revision))
-        (local_dir / ".cache").mkdir(parents=True)
+        (local_dir / ".cache").mkdir()
         (local_dir / "model.safetensors").write_text("weights")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
