@@ -98,8 +98,9 @@ def make_plan(
     (exists, decision), replaceable = _existing(run), stored_files(run)
     corpus = _read_corpus(run, task, _MOST_EXAMPLES if replaceable else _RENDERED_ROWS)
     if not corpus.first:
-        problem, found = next(iter(corpus_survey(run).unreadable.items()))
-        rule = f"the task can read none of its rows: {problem} (first: {found.first})"
+        # The first rows, which the survey reads, may all be readable while none of a sample is.
+        problems = [f": {problem} (first: {found.first})" for problem, found in corpus_survey(run).unreadable.items()]
+        rule = f"the task can read none of {'a sample of ' if corpus.sample else ''}its rows{''.join(problems[:1])}"
         raise UserError("corpus.train", rule, "Check corpus.fields, or the task file.")
     maker = PromptMaker(task, run.teacher, read_shots(run.teacher, task))
     texts = [_rendered(maker, example, run.task) for example in corpus.first]

@@ -12,12 +12,14 @@ from click.testing import CliRunner, Result
 
 from cluster.cli import main
 from cluster.planning.calibrate import _paid_answers_kept, calibration_run
-from cluster.planning.model import Plan
+from cluster.planning.corpus_sample import CorpusRows
+from cluster.planning.model import Plan, RowSample
+from cluster.planning.plan import make_plan
 from pipelines.config import RunConfig
 from pipelines.config.load import load_run, parse_run
 from pipelines.data.heldout import is_validation
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
-from pipelines.errors import StageFailedError
+from pipelines.errors import StageFailedError, UserError
 from pipelines.label.output.spending import Spending, used_tokens
 from pipelines.label.teachers.base import NOTHING_USED, TokensUsed
 from pipelines.label.teachers.echo import EchoTeacher
@@ -247,6 +249,13 @@ def test_deadline_is_part_of_the_plan(run_file: str) -> None:
 def test_wrong_input_is_one_message(run_file: str, options: list[str], message: str) -> None:
     result = invoke(run_file, *options)
     assert (result.exit_code, message in result.stderr) == (2, True), result.output
+
+
+def test_a_sample_without_a_readable_row_is_refused(run_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampled = CorpusRows(unreadable=1000, sample=RowSample(read=1000, error=None))
+    monkeypatch.setattr("cluster.planning.plan.corpus_rows", lambda *_, **__: sampled)
+    with pytest.raises(UserError, match="can read none of a sample of its rows"):
+        make_plan(load_run(run_file, ["corpus.limit=50"]), 0)
 
 
 def test_rows_with_stored_answers_are_not_sent(run_file: str, tmp_path: Path) -> None:
