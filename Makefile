@@ -125,6 +125,9 @@ RAY_KINDS := rayservice,raycronjob,rayjob,raycluster
 # A drain would wait up to 330 s for successors that never come, so pods get 10 s.
 k8s-teardown: ## remove OVERLAY from Kubernetes, in an order that ends (docs/kubernetes.md)
 	@test -n "$(OVERLAY)" -a -n "$(NAMESPACE)" || { echo "k8s-teardown: name a folder of k8s/overlays: make k8s-teardown OVERLAY=prod-gpu" >&2; exit 2; }
+	@test "$(DELETE_DATA)" != yes || { \
+	  echo "k8s-teardown: deletes the operator, which all these Ray objects need, namespace $(NAMESPACE) and these claims with their data:"; \
+	  kubectl get $(RAY_KINDS) --all-namespaces && kubectl -n $(NAMESPACE) get pvc; }
 	kubectl -n $(NAMESPACE) delete $(RAY_KINDS) --all --wait=false
 	kubectl -n $(NAMESPACE) delete pod -l raystill.io/node --grace-period=10
 	kubectl -n $(NAMESPACE) wait --for=delete $(RAY_KINDS) --all --timeout=120s

@@ -75,9 +75,12 @@ def test_the_teardown_ends_ray_before_its_operator(tmp_path: Path) -> None:
     status, calls = teardown("OVERLAY=team-b", "DELETE_DATA=yes")
     assert status == 0
     ray = "rayservice,raycronjob,rayjob,raycluster"
-    found = re.findall(rf"{ray}|delete pod|-k|uninstall|delete namespace team-b", "\n".join(calls))
-    assert found == [ray, "delete pod", ray, "-k", "uninstall", "delete namespace team-b"]
-    assert all("-n team-b" in call for call in calls[:3])
+    found = re.findall(
+        rf"get {ray} --all|get pvc|{ray}|delete pod|-k|uninstall|delete namespace team-b", "\n".join(calls)
+    )
+    shown = [f"get {ray} --all", "get pvc"]
+    assert found == [*shown, ray, "delete pod", ray, "-k", "uninstall", "delete namespace team-b"], "shown first"
+    assert all("-n team-b" in call for call in calls[1:5])
 
 
 @needs_kustomize
