@@ -1,12 +1,10 @@
 """Overlays and components pass the checker, alone and together."""
 
-import copy
 import functools
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,8 +12,7 @@ import yaml
 from tests.k8s.checker import check
 from tests.k8s.checker.problem import Object
 from tests.k8s.checker.rules import walk
-from tests.k8s.checker.schemas import ray_kinds
-from tests.support.k8s.field_manager import ConflictError, Server, write_as_operator
+from tests.support.k8s.quantities import canonical
 from tests.support.k8s.rendering import (
     EXTERNALS,
     K8S,
@@ -68,76 +65,24 @@ def test_overlays_pass_with_optional_components(name: str, chosen: tuple[str, ..
     assert len(objects) > 15
 
 
-@needs_kustomize
-@each_choice
-@each_overlay
-def test_no_later_apply_conflicts(name: str, chosen: tuple[str, ...], rendered: Rendered, crds: Path) -> None:
-    """Apply, reapply, another image, a rollback, other students: after each, the operator and Kueue write."""
-    for found in ray_objects(rendered(name, chosen)):
-        other_image = changed(found, '"image": "raystill', '"image": "other')
-        other_students = changed(found, "svamp@1", "svamp@2")
-        conflicts = later_conflicts(found, crds, found, other_image, found, other_students, found)
-        assert conflicts == [], f"{found['kind']} {found['metadata']['name']}"
-
-
-@needs_kustomize
-@pytest.mark.parametrize(
-    "break_it",
-    [
-        lambda group: group.pop("scaleStrategy"),
-        lambda group: group["template"]["spec"].update(tolerations=[]),
-        lambda group: limits(group).update(cpu="0.5"),
-        lambda group: limits(group).update({"nvidia.com/gpu": 1}),
-    ],
-    ids=["no scaleStrategy, as in 0.1", "an empty list", "written back as 500m", "a number that is no text"],
-)
-def test_what_the_operator_rewrites_conflicts(
-    break_it: Callable[[Object], Any], rendered: Rendered, crds: Path
-) -> None:
-    (service,) = (o for o in copy.deepcopy(rendered("prod-gpu", ())) if o["kind"] == "RayService")
-    break_it(service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0])
-    found = later_conflicts(service, crds, service)
-    assert found == ['conflict with "kuberay-operator": .spec.rayClusterConfig.workerGroupSpecs']
-
-
-def later_conflicts(first: Object, crds: Path, *later: Object) -> list[str]:
-    """Conflicts of the applies after the first one. Kueue releases a queued job."""
-    server, found = Server(schema_of(first, crds)), []
-    server.apply("kubectl", first)
-    for item in later:
-        server.update("kuberay-operator", write_as_operator)
-        if "kueue.x-k8s.io/queue-name" in first["metadata"].get("labels", {}):
-            server.update("kueue", lambda live: live["spec"].update(suspend=False))
-        try:
-            server.apply("kubectl", item)
-        except ConflictError as error:
-            found.append(str(error))
-    return found
-
-
-def schema_of(item: Object, crds: Path) -> Object:
-    return ray_kinds(crds)[item["apiVersion"], item["kind"]]
-
-
 def ray_objects(objects: Sequence[Object]) -> list[Object]:
     return [found for found in objects if found["apiVersion"].startswith("ray.io/")]
 
 
-def changed(item: Object, old: str, new: str) -> Object:
-    return dict(json.loads(json.dumps(item).replace(old, new)))
-
-
-def limits(group: Object) -> Object:
-    found: Object = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    return found
-
-
 @needs_kustomize
 @each_overlay
-def test_ray_objects_render_nothing_empty(name: str, rendered: Rendered) -> None:
+def test_ray_objects_are_as_the_operator_writes_them(name: str, rendered: Rendered) -> None:
+    """KubeRay's Go types write objects back. The operator owns what they change, and each later apply conflicts."""
     for found in ray_objects(rendered(name, OPTIONAL)):
-        empty = {key for _, key, value in walk(found) if value in ({}, [], "", None)}
-        assert empty <= {"scaleStrategy", "rayStartParams"}, "KubeRay's types leave other empty fields out"
+        fields = list(walk(found))
+        empty = {key for _, key, value in fields if value in ({}, [], "", None)}
+        assert empty <= {"scaleStrategy", "rayStartParams"}, "other empty fields are left out"
+        assert not {key for _, key, value in fields if value is False} & {"readOnly", "hostNetwork", "suspend"}
+        amounts = [amount for _, key, value in fields if key in ("limits", "requests") for amount in value.values()]
+        amounts += [value for _, key, value in fields if key in ("sizeLimit", "storage")]
+        assert amounts == [canonical(amount) for amount in amounts], "a text, 500m instead of 0.5"
+        for group in (group for _, key, value in fields if key == "workerGroupSpecs" for group in value):
+            assert "scaleStrategy" in group, "it is written also if it is empty"
 
 
 @needs_kustomize
