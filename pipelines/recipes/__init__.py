@@ -1,1 +1,1 @@
-"""Run files and generated corpora that ship with the package."""
+"""Run files and corpora that ship with the package."""

@@ -35,9 +35,8 @@ import pyarrow as pa
 from pipelines.config import RunConfig
 from pipelines.label.answers.outcomes import OUTCOME
 from pipelines.label.engines.actor import TeacherActor
-from pipelines.recipes.word_problems import train_rows
 from tests.benchmarks.results import publish
-from tests.support.corpora import run_config, write_jsonl
+from tests.support.corpora import run_config, train_rows, write_jsonl
 
 SECONDS = 40.0
 MOST_ROWS = 200_000
@@ -240,7 +239,7 @@ def main() -> None:
 
 def corpus_rows(count: int) -> Iterator[dict[str, str]]:
     """Word problems with unique ids. Texts repeat after 5,000."""
-    rows = train_rows(DISTINCT, seed=1)
+    rows = train_rows(DISTINCT)
     for index in range(count):
         yield {**rows[index % DISTINCT], "id": f"w-{index:08d}"}
 

@@ -15,8 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from pipelines.recipes.rows import Row, write_rows
-from pipelines.recipes.word_problems import train_rows
+from tests.support.corpora import train_rows, write_jsonl
 
 LEARNING_RATE = 1e-4
 SKIPPED_STEPS = 5
@@ -48,9 +47,10 @@ def recorded(data: Path) -> dict[str, Dataset]:
 
 def made_up(folder: Path, rows: int) -> Dataset:
     """Inputs of 1 to 6 word problems, so that their lengths differ, and outputs that solve each. The label is that of the last problem."""
-    draw, pool = random.Random(0), train_rows(_POOL, seed=1)
-    corpus: list[Row] = []
-    outputs: list[Row] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    draw, pool = random.Random(0), train_rows(_POOL)
+    corpus: list[dict[str, str]] = []
+    outputs: list[dict[str, str]] = []
     for number in range(rows):
         problems = draw.sample(pool, draw.randint(1, _LONGEST))
         label = problems[-1]["label"]
@@ -58,8 +58,8 @@ def made_up(folder: Path, rows: int) -> Dataset:
         corpus.append({"id": f"r{number}", "input": " ".join(one["input"] for one in problems), "label": label})
         outputs.append({"id": f"r{number}", "output": f"{solutions} The answer is ({label})."})
     found = Dataset("made-up", "arithmetic", folder / "corpus.jsonl", folder / "outputs.jsonl")
-    write_rows(found.corpus, corpus)
-    write_rows(found.outputs, outputs)
+    write_jsonl(found.corpus, corpus)
+    write_jsonl(found.outputs, outputs)
     return found
 
 
@@ -75,11 +75,11 @@ def command(arguments: Iterable[str], environment: Mapping[str, str] | None = No
     return done.stdout
 
 
-def labels_of(dataset: Dataset, rows: int, output: Path, validation: float = 0.0) -> dict[str, Any]:
+def labels_of(dataset: Dataset, rows: int, output: Path) -> dict[str, Any]:
     """Label the first rows by replay into OUTPUT/labels. Returns the run as a tree."""
     run = {
         "name": dataset.name, "output": str(output), "task": dataset.task,
-        "corpus": {"train": str(dataset.corpus), "limit": rows, "validation": validation},
+        "corpus": {"train": str(dataset.corpus), "limit": rows, "validation": 0.0},
         "teacher": {"engine": "replay", "outputs": str(dataset.outputs)},
         "labelling": {"max_reject_share": 1.0},
         "student": {"model": "none"},

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.recipes.word_problems import test_rows as heldout_rows
-from pipelines.recipes.word_problems import train_rows
-from tests.support.corpora import write_jsonl
+from tests.support.corpora import shipped_rows, train_rows, write_jsonl
 from tests.support.local_ray import local_ray
 from tests.support.teacher_endpoint import KEY, Endpoint, running_endpoint, saying
 
@@ -34,8 +32,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def run_file(tmp_path: Path, teacher_folder: Path) -> Path:
     """A run over 40 train and 12 held-out word problems, with the embedded teacher under vLLM."""
-    train = write_jsonl(tmp_path / "train.jsonl", train_rows(40, seed=1))
-    test = write_jsonl(tmp_path / "test.jsonl", heldout_rows(12, seed=1))
+    train = write_jsonl(tmp_path / "train.jsonl", train_rows(40))
+    test = write_jsonl(tmp_path / "test.jsonl", shipped_rows("word_problems/test", 12))
     run = {
         "name": "small",
         "output": str(tmp_path / "out"),

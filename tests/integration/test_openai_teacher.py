@@ -16,9 +16,9 @@ from pipelines.config import TeacherConfig
 from pipelines.errors import UnparsableError
 from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, TeacherUnusableError
-from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import Example
 from tests.support.commands import environment, running
+from tests.support.corpora import train_rows
 from tests.support.endpoints import free_port, wait_until
 from tests.support.local_ray import local_ray
 from tests.support.remote_teacher import TASK, ask, teacher_of
@@ -56,13 +56,12 @@ def answers(url: str, prompts: int | str, key: str = KEY, **changes: Any) -> lis
     teacher = teacher_of(config, key=SecretStr(key))
     if isinstance(prompts, str):
         return ask(teacher, Prompt(Example("long", "x", None), prompts))
-    examples = [TASK.read({"gold": row["label"], **row}) for row in train_rows(prompts, seed=3)]
+    examples = [TASK.read({"gold": row["label"], **row}) for row in train_rows(prompts)]
     found = ask(teacher, *(PromptMaker(TASK, config).render(example) for example in examples))
     return list(zip(found, examples, strict=True))
 
 
 @pytest.mark.full
-@pytest.mark.vllm
 def test_word_problems_are_labelled_through_vllm_serve(served: str) -> None:
     parsed = 0
     for generation, example in answers(served, 12):
@@ -82,7 +81,6 @@ def test_word_problems_are_labelled_through_vllm_serve(served: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.vllm
 def test_what_vllm_serve_refuses(served: str) -> None:
     [too_long] = answers(served, "apples and pears " * 400)
     assert (type(too_long), too_long.reason) == (PromptRefusedError, "too_long"), too_long

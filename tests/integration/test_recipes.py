@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from pipelines.data.heldout import is_validation
-from pipelines.recipes.nli_pairs import train_rows as nli_rows
 from pipelines.students.embedded_teacher import embedded_teacher
 from tests.support.commands import raystill
-from tests.support.corpora import write_jsonl
+from tests.support.corpora import shipped_rows, write_jsonl
 from tests.support.tiny_runs import label_rows, make_model
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(1200)]
 
 RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 NUM = 60
@@ -42,7 +41,7 @@ def cqa() -> list[dict[str, Any]]:
 
 
 def pairs(name: str) -> list[dict[str, Any]]:
-    return [{**row, name: f"p{i}"} for i, row in enumerate(nli_rows(NUM, seed=1))]
+    return [{**row, name: f"p{i}"} for i, row in enumerate(shipped_rows("nli_pairs/train", NUM))]
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from pipelines.label.answers.outcomes import judge
 from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample
 from pipelines.label.teachers.vllm import VllmTeacher
-from pipelines.recipes import nli_pairs
 from pipelines.tasks import Example, Task, load_task, task_spec
+from tests.support.corpora import shipped_rows
 
-pytestmark = [pytest.mark.integration, pytest.mark.vllm]
+pytestmark = [pytest.mark.integration]
 
 K = 5
 # The greedy label is the most likely one. The engine's logits are bf16, so labels often tie. Other spellings of the second label (`C`
@@ -26,7 +26,7 @@ TIE = 0.95
 NLI = load_task(task_spec("nli"))
 CHOICE = load_task(task_spec("multiple-choice"))
 ARITHMETIC = load_task(task_spec("arithmetic"))
-PAIRS = [NLI.read({**row, "gold": None}) for row in nli_pairs.train_rows(6, seed=1)]
+PAIRS = [NLI.read({**row, "gold": None}) for row in shipped_rows("nli_pairs/train", 6)]
 PLACES = ["bank", "kitchen", "harbour", "forest", "school"]
 QUESTIONS = [
     CHOICE.read({"id": f"q-{i}", "question": f"Where do you look for {thing}?", "choices": PLACES[: 2 + i % 4]})

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import recipes
 from pipelines.config import RunConfig
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.tasks import load_task, task_spec
@@ -61,6 +62,21 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def shipped_rows(name: str, count: int | None = None) -> list[dict[str, str]]:
+    """The first rows of a shipped file, such as `word_problems/train`; None: all. Beyond its end, rows repeat with a number before."""
+    file = Path(recipes.__file__).parent / "corpora" / f"{name}.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for i in range(len(rows), count or 0):
+        row, turn = rows[i % len(rows)], i // len(rows)
+        rows.append({**row, "id": f"{row['id']}-{turn}", "input": f"{turn}. {row['input']}"})
+    return rows[:count]
+
+
+def train_rows(count: int) -> list[dict[str, str]]:
+    """Word problems of the quickstart."""
+    return shipped_rows("word_problems/train", count)
 
 
 def word_problem_rows(count: int) -> list[dict[str, str]]:

@@ -14,14 +14,12 @@ from pipelines.evaluate.stage import FILES, report_identity
 from pipelines.label.identity import label_identity
 from pipelines.label.output.commits import Commit
 from pipelines.label.output.counts import Counts
-from pipelines.recipes.word_problems import test_rows as heldout_rows
-from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.identity import train_identity
-from tests.support.corpora import write_jsonl
+from tests.support.corpora import shipped_rows, train_rows, write_jsonl
 
 QWEN_7B: dict[str, Any] = {
     "hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_hidden_layers": 28,
@@ -48,8 +46,8 @@ def write_run(folder: Path) -> str:
         "output": str(folder / "out"),
         "task": "arithmetic",
         "corpus": {
-            "train": write_jsonl(folder / "train.jsonl", [*train_rows(50, seed=1), *bad]),
-            "test": write_jsonl(folder / "test.jsonl", heldout_rows(10, seed=1)),
+            "train": write_jsonl(folder / "train.jsonl", [*train_rows(50), *bad]),
+            "test": write_jsonl(folder / "test.jsonl", shipped_rows("word_problems/test", 10)),
         },
         "teacher": {"engine": "vllm", "model": teacher, "gpus_per_replica": 1, "replicas": {"min": 1, "max": 2},
                     "sampling": {"max_tokens": 100}},

@@ -23,9 +23,9 @@ from cluster.planning.plan import make_plan
 from cluster.planning.plan_text import plan_lines
 from pipelines.checks import COMMANDS, Needs, check_run
 from pipelines.config.load import load_run
-from pipelines.recipes.word_problems import train_rows
 from pipelines.students import embedded_teacher
 from pipelines.tasks import load_task, task_spec
+from tests.support.corpora import train_rows
 
 QUEUES = ("Billing", "Late Delivery", "Other")
 MESSAGE = "Hello; my order {} from Zürich, is it here?"
@@ -139,7 +139,7 @@ def init(*arguments: str) -> InitSummary:
         ("a.jsonl", lines(CHOICES), OF_CHOICES, "JSON Lines", ""),
         ("a.jsonl", lines(MMLU), OF_MMLU, "JSON Lines", ""),
         ("a.csv", table(each(lambda i, row: {**MMLU[i], "choices": json.dumps(MMLU[i]["choices"])})), OF_MMLU, "CSV", ""),
-        ("a.jsonl", lines(train_rows(60, seed=1)), OF_PROBLEMS, "JSON Lines", ""),
+        ("a.jsonl", lines(train_rows(60)), OF_PROBLEMS, "JSON Lines", ""),
         ("a.jsonl", lines(SUMS), OF_SUMS, "JSON Lines", ""),
     ],
 )  # fmt: skip

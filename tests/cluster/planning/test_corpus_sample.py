@@ -13,8 +13,8 @@ import pytest
 
 from cluster.planning import corpus_sample
 from cluster.planning.corpus_sample import corpus_rows
-from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import load_task, task_spec
+from tests.support.corpora import train_rows
 
 ROWS = 20_000
 Lines = Sequence[dict[str, str]]
@@ -43,9 +43,9 @@ WRITERS: dict[str, Callable[[Path, Lines], object]] = {
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_a_sample_estimates_rows_of_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    for name, size in (("READ_WHOLE_BYTES", 0), ("_WINDOW_BYTES", 8 << 10), ("_PREFIX_BYTES", 128 << 10)):
+    for name, size in (("READ_WHOLE_BYTES", 0), ("_WINDOW_BYTES", 8 << 10), ("_PREFIX_BYTES", 120 << 10)):
         monkeypatch.setattr(corpus_sample, name, size)
-    problems = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(500, seed=1))]
+    problems = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(500))]
     rows = [{**problems[i % 500], "id": f"r{i}", "label": "?" if i % 10 == 3 else "1 + 1"} for i in range(ROWS)]
     files = [tmp_path / f"{half}.{suffix}" for half in ("a", "b")]
     WRITERS[suffix](files[0], rows[: ROWS // 4])

@@ -23,11 +23,11 @@ from pipelines.errors import StageFailedError, UserError
 from pipelines.label.output.spending import Spending, used_tokens
 from pipelines.label.teachers.base import NOTHING_USED, TokensUsed
 from pipelines.label.teachers.echo import EchoTeacher
-from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import read_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import Example, load_task, task_spec
+from tests.support.corpora import train_rows
 from tests.support.planned_runs import begin_labels, finish_labels, finish_report, finish_student, write_run
 from tests.support.stored_answers import write_answers
 
@@ -162,7 +162,7 @@ def test_times_are_scaled_from_earlier_ones(run_file: str) -> None:
 
 def test_the_steps_of_a_training_are_estimated_from_its_rows(run_file: str) -> None:
     task = load_task(task_spec("arithmetic", {}))
-    rows = [task.read(row) for row in train_rows(50, seed=1)]
+    rows = [task.read(row) for row in train_rows(50)]
     prompts = sum(len(f"[label] {row.input}".split()) for row in rows)
     labels = 50 * len(["18", "/", "2"])
     # A rationale is assumed to have half of max_tokens.
@@ -193,7 +193,7 @@ def test_plan_in_words(run_file: str) -> None:
     alone = invoke(run_file, "--config", "--set", "corpus.test=null", "--set", "corpus.validation=0.2").stdout
     assert "near_duplicates: null" in alone
     assert "rows        50 train, about 10 of them held out (corpus.validation 0.2)" in alone
-    held_out = sum(is_validation(row["id"], 0.2) for row in train_rows(50, seed=1))
+    held_out = sum(is_validation(row["id"], 0.2) for row in train_rows(50))
     assert f"scored      {held_out} of {held_out} held-out rows have a gold label: an accuracy is known" in alone
 
 
