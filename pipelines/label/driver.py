@@ -95,7 +95,7 @@ class _Loop:
 
     def show(self, total: int | None) -> None:
         """Pass on the counts of the committed rows. `total`: rows of the corpus, if they are known."""
-        self.metrics.rows(self._writer.counts, total or 0)
+        self.metrics.rows(self._writer.counts, total)
         self._live.update(self._writer.counts)
 
     def finish(self, total: int | None) -> None:
@@ -181,7 +181,7 @@ def _label_scanned(
         # Closed here, after an error too: closed by the garbage collector after the end of Ray, it would start another one.
         with closing(outcomes(setup, replicas, scan.reader, tickets, health)) as tables:
             answered = interruption.answered(tables)
-            for table in together(while_budget_lasts(setup.run, setup.access.used, answered)):
+            for table in together(while_budget_lasts(setup.run, setup.access.used, health, answered)):
                 loop.take(table, progress, scan)
         interruption.finish()
         scan.finish()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +23,8 @@ from pipelines.runtime.terminal import say
 from pipelines.tasks.failures import RAISED
 
 _WARN_ROWS, _WARN_SHARE = 10, 0.5
+_QUIET_S = 1.0
+"""Without rows in engines and without a new one: the last rows have reached the driver."""
 
 
 @dataclass(frozen=True)
@@ -135,21 +139,29 @@ def budget_used(teacher: TeacherConfig, used: TokensUsed) -> str:
     return ", ".join(part for part in (tokens, money) if part)
 
 
-def while_budget_lasts(run: RunConfig, used: TokensUsed, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The tables with rows, until the budget is used up or only empty tables have come for long.
+def while_budget_lasts(run: RunConfig, used: TokensUsed, health: Any, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The tables with rows, until the budget is used up and the rows under way are here.
 
     Args:
         used: by earlier runs.
+        health: handle of `health_actor`.
         tables: of outcomes. One is empty if the teacher skipped its rows for the budget.
     """
-    last, counts = time.monotonic(), Counts()
+    import ray
+
+    counts, last_row, idle_since = Counts(), time.monotonic(), math.inf
     for table in tables:
         if len(table):
-            last = time.monotonic()
             if run.teacher.budget != BudgetConfig():
                 counts.add(Counts.of(table))
             yield table
-        elif time.monotonic() - last > run.teacher.remote.timeout_s:
-            return
+            last_row, idle_since = time.monotonic(), math.inf
+        elif ray.get(health.stop_reasons.remote()).budget:
+            now = time.monotonic()
+            is_lost = now - last_row > run.teacher.remote.timeout_s  # reservations of an engine that was killed stay
+            if ray.get(health.in_flight.remote()) and not is_lost:
+                idle_since = math.inf
+            elif now - (idle_since := min(idle_since, now)) > _QUIET_S:
+                return
         if over_budget(run.teacher, plus(used, counts.paid_tokens)):
             return

@@ -11,7 +11,6 @@ If a shard dies, the run ends. The next one removes its parts without a commit, 
 from __future__ import annotations
 
 import copy
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,7 +22,7 @@ import pyarrow as pa
 from pipelines.config import RunConfig
 from pipelines.config.base import ReplicasConfig
 from pipelines.data.reader import DataSplit
-from pipelines.errors import StageFailedError, UserError
+from pipelines.errors import UserError
 from pipelines.label.early_stop import FirstRows, while_budget_lasts
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.engines.dataset import outcomes, together
@@ -70,29 +69,18 @@ class Shard:
         first_rows, number = FirstRows(run.labelling, run.teacher.sampling.max_tokens), setup.first_number
         tickets = range(self._index * setup.tickets, (self._index + 1) * setup.tickets)
         with closing(outcomes(setup.teacher, self._replicas, setup.reader, tickets, setup.health)) as tables:
-            for table in self._commits(together(while_budget_lasts(run, setup.used, tables)), first_rows):
+            checked = _checked(together(while_budget_lasts(run, setup.used, setup.health, tables)), first_rows)
+            for table in together(checked, run.labelling.commit_every_s, run.labelling.commit_rows):
                 ending = f"{setup.word}{self._index}"
                 retried = take_retried(table, self._to_retry)
                 yield write_outcomes(setup.store, number, table, retried, ending=ending)
                 number += 1
 
-    def _commits(self, tables: Iterator[pa.Table], first_rows: FirstRows) -> Iterator[pa.Table]:
-        settings, began = self._setup.teacher.run.labelling, time.monotonic()
-        waiting: list[pa.Table] = []
-        try:
-            for table in tables:
-                waiting.append(table)
-                first_rows.check(table)
-                late = time.monotonic() - began >= settings.commit_every_s
-                if late or sum(map(len, waiting)) >= settings.commit_rows:
-                    yield pa.concat_tables(waiting)
-                    waiting, began = [], time.monotonic()
-        except StageFailedError:
-            if waiting:
-                yield pa.concat_tables(waiting)
-            raise
-        if waiting:
-            yield pa.concat_tables(waiting)
+
+def _checked(tables: Iterator[pa.Table], first_rows: FirstRows) -> Iterator[pa.Table]:
+    for table in tables:
+        yield table  # also one that ends the run is committed
+        first_rows.check(table)
 
 
 def check_shards(run: RunConfig) -> None:

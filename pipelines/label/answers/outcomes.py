@@ -184,6 +184,9 @@ def second_attempt(
         first: an outcome for which `wants_rationalising` holds.
         generation: the answer to the prompt with the hint.
     """
+    prompt_tokens = (first.prompt_tokens or 0) + generation.prompt_tokens
+    output_tokens = (first.output_tokens or 0) + generation.output_tokens
+    first = dataclasses.replace(first, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
     try:
         return _second_attempt(example, first, generation, task, filters)
     except Exception as error:  # noqa: BLE001 - the task may be the user's code
@@ -198,17 +201,12 @@ def second_attempt(
 def _second_attempt(
     example: Example, first: Outcome, generation: Generation, task: Task, filters: FiltersConfig
 ) -> Outcome:
+    """`first`: with the tokens of both answers."""
     assert example.gold is not None
     answers, _ = _parse(generation.samples, example, task)
     consensus = find_consensus(answers, task)
-    prompt_tokens = (first.prompt_tokens or 0) + generation.prompt_tokens
-    output_tokens = (first.output_tokens or 0) + generation.output_tokens
-    row = dataclasses.replace(
-        first,
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-        output=f"[first answer]\n{first.output}\n[with the gold label as a hint]\n{_text(generation.samples)}",
-    )
+    output = f"[first answer]\n{first.output}\n[with the gold label as a hint]\n{_text(generation.samples)}"
+    row = dataclasses.replace(first, output=output)
     if consensus is None or not agrees(consensus, example, task):
         return row
     refusal = refuse(consensus, example, task, filters, hinted=True)
@@ -222,8 +220,8 @@ def _second_attempt(
         soft_label=None,
         agrees=first.agrees,
         note=RATIONALISED,
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
+        prompt_tokens=first.prompt_tokens,
+        output_tokens=first.output_tokens,
     )
     accepted.content = _content(accepted)
     return accepted

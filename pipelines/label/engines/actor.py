@@ -41,10 +41,10 @@ from pipelines.label.teachers.base import (
     Teacher,
     TeacherUnusableError,
 )
-from pipelines.label.teachers.budget import estimate_tokens
+from pipelines.label.teachers.budget import Reserved, estimate_tokens
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.runtime.nodes import node_name
-from pipelines.tasks import Example, Shot, Task, TaskSpec, load_task
+from pipelines.tasks import Example, Shot, TaskSpec, load_task
 from pipelines.tasks.failures import described
 
 _REPORT_EVERY_S = 2.0
@@ -64,22 +64,10 @@ class TeacherSetup:
     access: Access = field(default_factory=Access)
     keys: AnswerKeys = field(default_factory=AnswerKeys)
 
-    def start(self, task: Task) -> Teacher:
-        """The run's teacher, started in this process."""
-        return teacher_class(self.run.teacher.engine).start(self.run.teacher, task, self.access)
-
-    def preload(self) -> None:
-        """Import what `start` needs."""
-        with suppress(ImportError):  # `start` reports it
-            teacher_class(self.run.teacher.engine).preload()
-
-    def try_prompt(self, prompt: Prompt) -> None:
-        """Raise TeacherUnusableError if the run's teacher cannot take prompts of this form. Loads no weights."""
-        teacher_class(self.run.teacher.engine).try_prompt(self.run.teacher, prompt)
-
-    def dtype(self) -> str | None:
-        """The dtype of an engine in this process."""
-        return teacher_class(self.run.teacher.engine).dtype(self.run.teacher)
+    @property
+    def teacher(self) -> type[Teacher]:
+        """The run's teacher."""
+        return teacher_class(self.run.teacher.engine)
 
 
 class TeacherActor:
@@ -95,7 +83,7 @@ class TeacherActor:
         self._starting: asyncio.Lock | None = None
         self._strikes: dict[RowKey, int] = {}
         self._clock = EngineClock()
-        self._preloading = threading.Thread(target=setup.preload, daemon=True, name="preload")
+        self._preloading = threading.Thread(target=_preload, args=(setup.teacher,), daemon=True, name="preload")
         self._preloading.start()
 
     async def __call__(self, block: pa.Table) -> pa.Table:
@@ -145,7 +133,7 @@ class TeacherActor:
         await asyncio.to_thread(self._preloading.join)
         try:
             self._try_prompt(rows)
-            teacher = self._setup.start(self._task)
+            teacher = self._setup.teacher.start(self._config, self._task, self._setup.access)
         except TeacherUnusableError:
             raise
         except Exception as error:
@@ -156,7 +144,7 @@ class TeacherActor:
                 raise TeacherUnusableError(f"the teacher's engine did not start: {cause}") from error
             self._end(f"the engine did not start ({cause})")
         # After the start, which sets the threads of torch: `dtype` may load torch.
-        self._node, self._dtype = node_name(), self._setup.dtype()
+        self._node, self._dtype = node_name(), self._setup.teacher.dtype(self._config)
         self._clock.started(time.monotonic() - began)
         self._spending = SpendingReport(teacher, self._clock.name, self._health)
         await self._health.ready.remote()
@@ -169,7 +157,7 @@ class TeacherActor:
                 prompt = self._labeller.prompts.render(_example(row))
             except Exception:  # noqa: BLE001 - this row becomes a reject later; another one serves as well
                 continue
-            self._setup.try_prompt(prompt)
+            self._setup.teacher.try_prompt(self._config, prompt)
             return
 
     async def _outcome(self, teacher: Teacher, row: Mapping[str, Any]) -> Outcome | None:
@@ -228,7 +216,7 @@ class TeacherActor:
             if metered:
                 self._health.settle.remote(reserved, used[0])
 
-    async def _reserve(self, reserved: tuple[int, int]) -> None:
+    async def _reserve(self, reserved: Reserved) -> None:
         patience = time.monotonic() + self._config.remote.timeout_s  # reservations of an engine that was killed stay
         while True:
             refusal = await self._health.reserve.remote(self._clock.name, self._clock.age_s, *reserved)
@@ -242,6 +230,11 @@ class TeacherActor:
         """End this process. Ray starts a fresh one."""
         print(f"teacher: {reason}; this actor ends", file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def _preload(teacher: type[Teacher]) -> None:
+    with suppress(ImportError):  # `start` reports it
+        teacher.preload()
 
 
 def _example(row: Mapping[str, Any]) -> Example:

@@ -24,9 +24,10 @@ from pipelines.config import READER_CPUS, RunConfig
 from pipelines.config.base import ReplicasConfig
 from pipelines.data.schema import EXAMPLE
 from pipelines.data.shots import read_shots
+from pipelines.errors import StageFailedError
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
 from pipelines.label.engines.placement import remove_groups, replica_arguments
-from pipelines.label.engines.shared_budget import Funds
+from pipelines.label.engines.shared_budget import SharedBudget
 from pipelines.label.reading import ExampleReader
 from pipelines.label.scan import MAX_READERS
 from pipelines.label.stored.keys import AnswerKeys
@@ -99,7 +100,7 @@ def teacher_setup(run: RunConfig, used: TokensUsed, health: Any, keys: AnswerKey
 
     teacher, spec = run.teacher, task_spec(run.task, run.task_options)
     access = Access(teacher_class(teacher.engine).key(teacher), used)
-    ray.get(health.fund.remote(Funds(teacher.budget, teacher.charged, used, teacher.gpus_per_replica)))
+    ray.get(health.fund.remote(SharedBudget(teacher.budget, teacher.charged, used, teacher.gpus_per_replica)))
     shots = read_shots(teacher, load_task(spec))
     return TeacherSetup(run, spec, in_flight(run).rows_in_engine, shots, access, keys)
 
@@ -150,17 +151,25 @@ def outcomes(
                 remove_groups(group)
 
 
-def together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of tables that arrive fast, as fewer tables. Counting and reporting take the driver as long for one row as for thousands."""
+def together(
+    tables: Iterator[pa.Table], every_s: float = _TOGETHER_S, rows: int = _TOGETHER_ROWS
+) -> Iterator[pa.Table]:
+    """The rows of tables that arrive fast, as fewer tables. Counting and reporting take the driver as long for one row as for thousands.
+
+    The first table comes at once. Rows that wait come before an error that ends the run.
+
+    Args:
+        every_s, rows: after so many seconds, or with so many rows, a table is passed on.
+    """
     waiting: list[pa.Table] = []
     last = -math.inf
     try:
         for table in tables:
             waiting.append(table)
-            if time.monotonic() - last >= _TOGETHER_S or sum(map(len, waiting)) >= _TOGETHER_ROWS:
+            if time.monotonic() - last >= every_s or sum(map(len, waiting)) >= rows:
                 yield pa.concat_tables(waiting)
                 waiting, last = [], time.monotonic()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StageFailedError):
         if waiting:
             yield pa.concat_tables(waiting)
         raise

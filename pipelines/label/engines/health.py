@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipelines.data.label_manifest import EngineUsage
-from pipelines.label.engines.shared_budget import Funds, SharedBudget
-from pipelines.label.output.spending import Reserved, Spending
+from pipelines.label.engines.shared_budget import SharedBudget
+from pipelines.label.output.spending import Spending
 from pipelines.label.teachers.base import TokensUsed
+from pipelines.label.teachers.budget import Reserved
 from pipelines.runtime.nodes import on_this_node
 
 RowKey = tuple[str, str]
@@ -81,15 +82,15 @@ class EngineHealth:
         if self.first_ready is None:
             self.first_ready = time.monotonic()
 
-    def fund(self, funds: Funds) -> None:
-        """Set what the run may use. Without funds no row is refused."""
-        self.budget = SharedBudget(funds)
+    def fund(self, budget: SharedBudget) -> None:
+        """Set what the run may use. Without it no row is refused."""
+        self.budget = budget
 
     def reserve(self, engine: str, engine_s: float, prompt_tokens: int, output_tokens: int) -> str:
         """SharedBudget.reserve of one row."""
         return self.budget.reserve(engine, engine_s, prompt_tokens, output_tokens) if self.budget else ""
 
-    def settle(self, reserved: tuple[int, int], used: tuple[int, int]) -> None:
+    def settle(self, reserved: Reserved, used: tuple[int, int]) -> None:
         """SharedBudget.settle of one row."""
         if self.budget:
             self.budget.settle(reserved, used)
@@ -105,8 +106,8 @@ class EngineHealth:
         self.stop = self.stop._replace(interrupted=True)
 
     def in_flight(self) -> bool:
-        """Spending.in_flight."""
-        return self.spending is not None and self.spending.in_flight
+        """True while an engine has requests or rows that were admitted."""
+        return any(account is not None and account.in_flight for account in (self.spending, self.budget))
 
     def report(self, engine: str, start_s: float, up_s: float, busy_s: float) -> None:
         """An engine has answered a block. Its times so far."""

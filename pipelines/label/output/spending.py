@@ -14,11 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import UserError
 from pipelines.label.teachers.base import NOTHING_USED, TokensUsed
+from pipelines.label.teachers.budget import Reserved
 from pipelines.storage.store import Store
 
 FOLDER = "spent"
-Reserved = tuple[int, int]
-"""(prompt tokens, output tokens) of requests in flight, at most."""
 
 
 class RunSpending(BaseModel):

@@ -42,20 +42,21 @@ class LabelMetrics:
         self._rows_left: int | None = None
         self._lock = threading.Lock()  # the thread of the progress file calls `engines`
 
-    def rows(self, counts: Counts, total: int) -> None:
+    def rows(self, counts: Counts, total: int | None) -> None:
         """Update the metrics of rows and tokens.
 
         Args:
             counts: of all rows with an outcome.
-            total: rows of the corpus.
+            total: rows of the corpus. None: not known yet.
         """
         for (kind, name), increase in self._increases(_sums(counts)).items():
             if kind == "rows":
                 self._rows.inc(increase, {**self._run, "outcome": name})
             else:
                 self._tokens.inc(increase, {**self._run, "direction": name})
-        self._rows_left = total - counts.done
-        self._left.set(self._rows_left, self._run)
+        if total is not None:
+            self._rows_left = total - counts.done
+            self._left.set(self._rows_left, self._run)
 
     def engines(self, usage: EngineUsage) -> None:
         """Update the metrics of engines. Call it every few seconds, also while nothing is committed."""

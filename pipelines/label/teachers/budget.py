@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pipelines.config import BudgetConfig, PriceConfig
 from pipelines.label.teachers.base import NOTHING_USED, BudgetExhaustedError, TokensUsed
@@ -21,12 +20,8 @@ _BYTES_PER_TOKEN = 3
 """UTF-8 bytes. English has 4 to 5 per token, numbers and code about 3, Chinese 3 to 4: estimates are rather high."""
 
 
-@dataclass(frozen=True)
-class Reservation:
-    """The most that a request in flight can use."""
-
-    prompt_tokens: int
-    output_tokens: int
+Reserved = tuple[int, int]
+"""(prompt tokens, output tokens): the most that requests in flight can use."""
 
 
 class BudgetMeter:
@@ -45,34 +40,34 @@ class BudgetMeter:
         return TokensUsed(self._prompt, self._output, self._cached)
 
     @property
-    def reserved(self) -> tuple[int, int]:
-        """(prompt tokens, output tokens) of requests in flight."""
+    def reserved(self) -> Reserved:
+        """By requests in flight."""
         return self._reserved_prompt, self._reserved_output
 
-    def reserve(self, prompt_tokens: int, output_tokens: int) -> Reservation:
+    def reserve(self, prompt_tokens: int, output_tokens: int) -> Reserved:
         """Reserve the most that a request can use. Raises BudgetExhaustedError if that could pass the budget."""
         self._refusal = self._refusal or self.excess(prompt_tokens, output_tokens)
         if self._refusal:
             raise BudgetExhaustedError(self._refusal)
         self._reserved_prompt += prompt_tokens
         self._reserved_output += output_tokens
-        return Reservation(prompt_tokens, output_tokens)
+        return prompt_tokens, output_tokens
 
-    def settle(self, reservation: Reservation, prompt_tokens: int, output_tokens: int, cached_tokens: int = 0) -> None:
+    def settle(self, reservation: Reserved, prompt_tokens: int, output_tokens: int, cached_tokens: int = 0) -> None:
         """Replace a reservation by what the request used. `cached_tokens`: part of `prompt_tokens`."""
-        self._reserved_prompt -= reservation.prompt_tokens
-        self._reserved_output -= reservation.output_tokens
+        self._reserved_prompt -= reservation[0]
+        self._reserved_output -= reservation[1]
         self._prompt += prompt_tokens
         self._output += output_tokens
         self._cached += cached_tokens
 
-    def release(self, reservation: Reservation) -> None:
+    def release(self, reservation: Reserved) -> None:
         """The request was refused and used nothing."""
         self.settle(reservation, 0, 0)
 
-    def forfeit(self, reservation: Reservation) -> None:
+    def forfeit(self, reservation: Reserved) -> None:
         """No answer came, so nobody knows what the request used: charge all of the reservation."""
-        self.settle(reservation, reservation.prompt_tokens, reservation.output_tokens)
+        self.settle(reservation, *reservation)
 
     def stop(self) -> None:
         """Refuse all further requests: the run is interrupted."""

@@ -1,11 +1,15 @@
+from collections.abc import Iterator
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
 from pipelines.config import LabellingConfig
 from pipelines.errors import StageFailedError
+from pipelines.label import early_stop
 from pipelines.label.early_stop import FirstRows, TaskFailures, while_budget_lasts
+from pipelines.label.engines.health import StopReasons
 from pipelines.label.output.counts import Counts
 from pipelines.label.teachers.base import NOTHING_USED
 from tests.support.corpora import run_config
@@ -17,8 +21,32 @@ def test_rows_count_against_the_budget_before_a_commit(tokens: int | None, rows:
     """Each row is of 5 tokens."""
     run = run_config({"engine": "echo", "budget": {"tokens": tokens}})
     tables = (table(accepted(f"row {i}")) for i in range(9))
-    found = list(while_budget_lasts(run, NOTHING_USED, tables))
+    found = list(while_budget_lasts(run, NOTHING_USED, None, tables))
     assert sum(map(len, found)) == rows
+
+
+@pytest.mark.parametrize(("settles", "ends"), [(True, 6), (False, 33)])
+def test_a_used_up_budget_ends_a_run_without_rows_under_way(
+    settles: bool, ends: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed engine never settles what it has reserved: then the run waits remote.timeout_s for a row."""
+    stop, clock = StopReasons(), [0]
+    health = SimpleNamespace(
+        stop_reasons=SimpleNamespace(remote=lambda: stop),
+        in_flight=SimpleNamespace(remote=lambda: not settles or clock[0] < 2),
+    )
+    monkeypatch.setattr("ray.get", lambda found: found)
+    monkeypatch.setattr(early_stop.time, "monotonic", lambda: clock[0])
+
+    def tables() -> Iterator[pa.Table]:
+        nonlocal stop
+        for clock[0] in range(1000):
+            stop = StopReasons(budget="used up" if clock[0] else "")
+            yield table(accepted("late")) if clock[0] == 3 and settles else table()
+
+    run = run_config({"engine": "echo", "remote": {"timeout_s": 30.0}})
+    found = list(while_budget_lasts(run, NOTHING_USED, health, tables()))
+    assert (sum(map(len, found)), clock[0]) == (int(settles), ends)
 
 
 @pytest.mark.parametrize(("rejected", "fails"), [(9, False), (10, True)])

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipelines.config.serving import ServingConfig
-from pipelines.label.engines.actor import TeacherSetup
+from pipelines.label.teachers.base import Access
+from pipelines.label.teachers.vllm import VllmTeacher
 from pipelines.runtime import cpus, vllm_cpu
 from pipelines.runtime.compat.vllm import executor_in_scheduler
 from pipelines.tasks import load_task, task_spec
@@ -121,8 +122,7 @@ def test_a_teacher_fits_its_machine(gpus: int, threads: str, machine: Machine, m
     engine = RecordingEngine(monkeypatch)
     monkeypatch.setattr("pipelines.label.teachers.vllm.VllmTeacher.__init__", engine.start)
     run = run_config({"engine": "vllm", "model": "m", "replicas": {"min": 1, "max": 2}, "gpus_per_replica": gpus})
-    spec = task_spec("arithmetic")
-    TeacherSetup(run, spec, 4).start(load_task(spec))
+    VllmTeacher.start(run.teacher, load_task(task_spec("arithmetic")), Access())
     assert engine.threads == threads
 
 
@@ -136,9 +136,11 @@ def test_a_replica_fits_its_machine(
     machine.limit("400000")
     engine = RecordingEngine(monkeypatch)
     monkeypatch.setattr("serving.engines.vllm.VllmEngine.start", engine.start)
-    for name in ("check_cpu_attention", "check_student_files", "require_manifest"):
-        monkeypatch.setattr(f"serving.engines.vllm.{name}", lambda *_: None)
-    monkeypatch.setattr("serving.engines.vllm.checked_copy", lambda store, manifest: nullcontext(tmp_path))
+    monkeypatch.setattr("serving.engines.vllm.require_manifest", lambda *_: None)
+    for name in ("check_cpu_attention", "check_student_files"):
+        monkeypatch.setattr(f"pipelines.students.decoding.vllm_settings.{name}", lambda *_: None)
+    copy = "pipelines.students.decoding.vllm_settings.checked_copy"
+    monkeypatch.setattr(copy, lambda store, manifest: nullcontext(tmp_path))
     config = ServingConfig.model_validate({"replicas": {"min": 1, "max": 4}, **serving})
     card: Any = SimpleNamespace(folder=str(tmp_path))
     VllmEngine.load(card, config, metrics=None)  # type: ignore[arg-type]

@@ -8,12 +8,12 @@ from pydantic import ValidationError
 from pipelines.config import BudgetConfig, PriceConfig
 from pipelines.data.reader import DataSplit
 from pipelines.label.answers.outcomes import RATIONALISED, Outcome, outcome_table
-from pipelines.label.engines.actor import TeacherSetup
-from pipelines.label.engines.shared_budget import Funds, SharedBudget
+from pipelines.label.engines.shared_budget import SharedBudget
 from pipelines.label.output.spending import Spending, used_tokens
 from pipelines.label.teachers import base
 from pipelines.label.teachers.base import BudgetExhaustedError, Generation, Sample, TeacherUnusableError
 from pipelines.label.teachers.budget import BudgetMeter
+from pipelines.label.teachers.echo import EchoTeacher
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
 from tests.support.corpora import run_config
@@ -83,7 +83,7 @@ def test_a_suspect_is_alone_and_two_strikes_end_it() -> None:
 def test_stop_reasons_reach_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     health = LocalHealth()
     errors = iter([BudgetExhaustedError("used up"), TeacherUnusableError("a wrong key")])
-    monkeypatch.setattr(TeacherSetup, "start", lambda setup, task: FailingTeacher(next(errors)))
+    monkeypatch.setattr(EchoTeacher, "start", lambda *_: FailingTeacher(next(errors)))
     assert len(asyncio.run(actor_of(health)(block("a", "b")))) == 0, "skipped rows have no outcome"
     with pytest.raises(TeacherUnusableError):
         asyncio.run(actor_of(health)(block("a")))
@@ -97,7 +97,10 @@ def test_a_raising_task_rejects_its_row(method: str, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(f"pipelines.tasks.arithmetic.Arithmetic.{method}", fail, raising=False)
     gold = "rationalise" if method == "key" else "keep"
-    row = label_apples(HintedTeacher(), "train", gold, filters={"drop_giveaways": True})
+    teacher = HintedTeacher()
+    row = label_apples(teacher, "train", gold, filters={"drop_giveaways": True})
+    answers = len(teacher.prompts)
+    assert (row.prompt_tokens or 0, row.output_tokens or 0) == (100 * answers, 5 * answers)
     assert row.reason == ("bad_input" if method == "question" else "unparsable")
     detail = str(row.detail).removeprefix("with the gold label as a hint: ")
     assert detail.startswith("the task raised IndexError: list index")
@@ -148,7 +151,7 @@ def test_a_budget_of_several_engines_is_kept(budget: dict[str, float]) -> None:
     """2,000 rows use 15 tokens each and reserve about 70. Two engines may use 20,000 tokens together, in either unit."""
     health, price = LocalHealth(), {"per_million_prompt_tokens": 1.0, "per_million_output_tokens": 1.0}
     run = run_config({"engine": "echo", "budget": budget, "price": price, "sampling": {"max_tokens": 40}})
-    health.health.fund(Funds(run.teacher.budget, run.teacher.price, base.NOTHING_USED, 0))
+    health.health.fund(SharedBudget(run.teacher.budget, run.teacher.price, base.NOTHING_USED, 0))
 
     async def label() -> list[Outcome | None]:
         actors = [actor_of(health, run) for _ in range(2)]
@@ -184,7 +187,7 @@ def test_an_interruption_keeps_the_answers_in_flight(monkeypatch: pytest.MonkeyP
     health, store = LocalHealth(), Store(str(tmp_path))
     health.health.spending = Spending(store, base.NOTHING_USED)
     monkeypatch.setattr("pipelines.label.engines.spending_report.EVERY_S", 0.01)
-    monkeypatch.setattr(TeacherSetup, "start", lambda setup, task: PaidTeacher(health))
+    monkeypatch.setattr(EchoTeacher, "start", lambda *_: PaidTeacher(health))
 
     async def label() -> tuple[pa.Table, pa.Table]:
         actor = actor_of(health)
@@ -198,7 +201,7 @@ def test_an_interruption_keeps_the_answers_in_flight(monkeypatch: pytest.MonkeyP
 
 def test_gpu_hours_are_those_of_the_engines() -> None:
     run = run_config(teacher := {"engine": "vllm", "model": "m", "gpus_per_replica": 2, "budget": {"gpu_hours": 1.0}})
-    budget = SharedBudget(Funds(run.teacher.budget, run.teacher.price, base.NOTHING_USED, 2))
+    budget = SharedBudget(run.teacher.budget, run.teacher.price, base.NOTHING_USED, 2)
     assert budget.reserve("a", 1000.0, 1, 1) == budget.reserve("b", 700.0, 1, 1) == ""
     assert budget.reserve("b", 801.0, 1, 1) == "teacher.budget.gpu_hours 1 is used up (1.001 GPU-hours)"
     with pytest.raises(ValidationError, match=r"budget.gpu_hours has no effect"):

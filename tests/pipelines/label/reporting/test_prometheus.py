@@ -15,6 +15,8 @@ def usage(start_s: float = 0.0, up_s: float = 0.0, busy_s: float = 0.0, deaths: 
 def test_rows_and_tokens_of_earlier_runs_do_not_count_again(recorded: Recorded) -> None:
     before = Counts(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90)
     live = LabelMetrics("svamp", 0, before)
+    live.rows(before, None)
+    assert recorded == {}, "the corpus is not read yet"
     live.rows(before, 200)
     assert recorded == {("raystill_label_rows_left", "svamp"): 95}
     rejected = Counter(tie=5, unparsable=3)

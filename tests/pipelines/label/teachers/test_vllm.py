@@ -7,14 +7,11 @@ import pytest
 
 from pipelines.config import TeacherConfig
 from pipelines.errors import UserError
-from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.engines.placement import replica_arguments, replica_bundles
 from pipelines.label.teachers import vllm
 from pipelines.label.teachers.base import EngineDeadError, Prompt, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.vllm import VllmTeacher, check_engine_args, engine_arguments
 from pipelines.runtime.compat.vllm import engine_dead_error
-from pipelines.tasks import task_spec
-from tests.support.corpora import run_config
 from tests.support.fake_vllm import FakeEngine, WordTokenizer
 from tests.support.teachers import TASK, answers, word_problems
 
@@ -34,7 +31,7 @@ def test_dtype_suits_the_hardware_and_is_reported(
     monkeypatch.setattr(vllm, "computes_bf16", lambda: knows_bf16)
     settings = config(gpus_per_replica=gpus, vllm={"dtype": dtype})
     assert vllm.engine_arguments(settings)["dtype"] == expected
-    assert TeacherSetup(run_config(settings.model_dump()), task_spec("arithmetic"), 4).dtype() == expected
+    assert VllmTeacher.dtype(settings) == expected
 
 
 @pytest.mark.parametrize(
