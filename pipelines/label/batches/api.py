@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import SecretStr
 
@@ -18,32 +18,14 @@ from pipelines.label.teachers.base import TeacherUnusableError
 from pipelines.label.teachers.http_errors import failure_of, wait_s
 from pipelines.runtime.terminal import say
 
+if TYPE_CHECKING:
+    from openai.types import Batch as RemoteBatch
+
 NAME_KEY = "raystill"
 """Key of the batch's name in its metadata."""
 _WINDOW = "24h"
 _LISTED = 100
 _T = TypeVar("_T")
-
-
-class RequestCounts(Protocol):
-    """Of a batch."""
-
-    completed: int
-    failed: int
-    total: int
-
-
-class RemoteBatch(Protocol):
-    """The part of openai's `Batch` that is used."""
-
-    id: str
-    status: str
-    """validating, failed, in_progress, finalizing, completed, expired, cancelling or cancelled."""
-    output_file_id: str | None
-    error_file_id: str | None
-    request_counts: RequestCounts | None
-    metadata: dict[str, str] | None
-    errors: Any
 
 
 class BatchApi:
@@ -60,26 +42,23 @@ class BatchApi:
     def send(self, requests: Path, path: str, name: str) -> RemoteBatch:
         """Upload a file of requests and make a batch of it. `path`: of every request."""
         file = self._repeated(lambda: self._client.files.create(file=requests, purpose="batch"))
-        return cast(
-            RemoteBatch,
-            self._repeated(
-                lambda: self._client.batches.create(
-                    input_file_id=file.id,
-                    endpoint=cast(Any, path),
-                    completion_window=_WINDOW,
-                    metadata={NAME_KEY: name},
-                )
-            ),
+        return self._repeated(
+            lambda: self._client.batches.create(
+                input_file_id=file.id,
+                endpoint=path,
+                completion_window=_WINDOW,
+                metadata={NAME_KEY: name},
+            )
         )
 
     def find(self, name: str) -> RemoteBatch | None:
         """The batch with this name, None if it was never made. Looks at the latest hundred."""
         found = self._repeated(lambda: self._client.batches.list(limit=_LISTED)).data
-        return next((cast(RemoteBatch, one) for one in found if (one.metadata or {}).get(NAME_KEY) == name), None)
+        return next((one for one in found if (one.metadata or {}).get(NAME_KEY) == name), None)
 
     def state(self, batch_id: str) -> RemoteBatch:
         """The batch as it is now."""
-        return cast(RemoteBatch, self._repeated(lambda: self._client.batches.retrieve(batch_id)))
+        return self._repeated(lambda: self._client.batches.retrieve(batch_id))
 
     def lines(self, file_id: str | None) -> list[str]:
         """The lines of a file of the endpoint; none if there is no file."""

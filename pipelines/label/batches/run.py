@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.config import RunConfig
 from pipelines.data.schema import TEXT_PARQUET
 from pipelines.errors import StageFailedError
 from pipelines.label.batches.answers import Answers, request_line
-from pipelines.label.batches.api import BatchApi, RemoteBatch
+from pipelines.label.batches.api import BatchApi
 from pipelines.label.batches.records import Batch, read_batches
 from pipelines.label.output.spending import used_tokens
 from pipelines.label.output.writer import LabelWriter
@@ -31,6 +32,9 @@ from pipelines.label.teachers.remote_settings import remote_key
 from pipelines.runtime.terminal import say
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.tasks import load_task, task_spec
+
+if TYPE_CHECKING:
+    from openai.types import Batch as RemoteBatch
 
 _FILE_BYTES = 180_000_000
 """OpenAI takes 200 MB."""
