@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -30,51 +30,34 @@ _MAX_TICKETS = 4096
 """Calls of readers, each of which takes Ray some milliseconds."""
 
 
-class Scan(Protocol):
-    """What readers call of a scan.CorpusScan in another process."""
-
-    def deal(self, ticket: int, number: int) -> int | None:
-        """CorpusScan.deal."""
-
-    def decide(self, pieces: Sequence[PieceRows]) -> list[Decision]:
-        """CorpusScan.decide."""
-
-    def report(self, name: PieceName, split: str, rows: int, is_last: bool, rejects: pa.Table | None) -> None:
-        """CorpusScan.report."""
-
-    def damaged(self, value: str, rule: str, remedy: str) -> None:
-        """CorpusScan.damaged."""
-
-
 @dataclass(frozen=True)
 class RemoteScan:
-    """A Scan by the handle of its actor."""
+    """What readers call of a scan.CorpusScan, by the handle of its actor."""
 
     actor: Any
 
     def deal(self, ticket: int, number: int) -> int | None:
-        import ray
-
-        found: int | None = ray.get(self.actor.deal.remote(ticket, number))
+        """CorpusScan.deal."""
+        found: int | None = self._call("deal", ticket, number)
         return found
 
     def decide(self, pieces: Sequence[PieceRows]) -> list[Decision]:
-        import ray
-
-        found: list[Decision] = ray.get(
-            self.actor.decide.remote(pieces)
-        )  # Ray lends this reader's CPUs to others meanwhile
+        """CorpusScan.decide. Ray lends this reader's CPUs to others meanwhile."""
+        found: list[Decision] = self._call("decide", pieces)
         return found
 
     def report(self, name: PieceName, split: str, rows: int, is_last: bool, rejects: pa.Table | None) -> None:
-        import ray
-
-        ray.get(self.actor.report.remote(name, split, rows, is_last, rejects))
+        """CorpusScan.report."""
+        self._call("report", name, split, rows, is_last, rejects)
 
     def damaged(self, value: str, rule: str, remedy: str) -> None:
+        """CorpusScan.damaged."""
+        self._call("damaged", value, rule, remedy)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
         import ray
 
-        ray.get(self.actor.damaged.remote(value, rule, remedy))
+        return ray.get(getattr(self.actor, method).remote(*arguments))
 
 
 @dataclass
@@ -99,7 +82,7 @@ class ExampleReader:
     spec: TaskSpec
     fields: Mapping[str, str]
     """`corpus.fields`."""
-    scan: Scan
+    scan: RemoteScan
     near_duplicates: bool = False
 
     @property
