@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from pipelines.config import RunConfig
@@ -28,26 +27,7 @@ def run_stage(run: RunConfig, stage: Stage, *, replace: bool = False) -> Manifes
         return train(run, replace=replace)
     from pipelines.evaluate.stage import evaluate
 
-    return evaluate(run, replace=replace)
-
-
-def run_stages(
-    run: RunConfig,
-    stages: Sequence[Stage] = STAGES,
-    *,
-    replace: bool = False,
-    on_begin: Callable[[Stage], None] = lambda stage: None,
-    on_finish: Callable[[Stage, Manifest, float], None] = lambda stage, manifest, seconds: None,
-) -> list[Manifest]:
-    """Make the artifacts of several stages in sequence. `on_finish` gets each manifest and the seconds that its stage took."""
-    manifests = []
-    for stage in stages:
-        on_begin(stage)
-        began = time.monotonic()
-        manifest = run_stage(run, stage, replace=replace)
-        on_finish(stage, manifest, time.monotonic() - began)
-        manifests.append(manifest)
-    return manifests
+    return evaluate(run)
 
 
 def decisions(run: RunConfig, stages: Sequence[Stage] = STAGES, *, replace: bool = False) -> dict[Stage, Decision]:

@@ -18,7 +18,6 @@ at Satterthwaite's degrees of freedom, as in the intervals of seeds.py. _MARGIN 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from pipelines.scoring.statistics import CONFIDENCE_LEVEL
 
@@ -30,34 +29,23 @@ _MARGIN = 1.1
 USELESS = 0.2
 """A comparison that cannot show a difference of this size is warned of."""
 
-
-@dataclass(frozen=True)
-class Spread:
-    """What is assumed of two methods before they are measured."""
-
-    seed_sd: float = 0.02
-    """Standard deviation of a method's accuracy over its seeds."""
-    disagreement: float = 0.4
-    """Share of the examples that exactly one of two students has right."""
-    by_example: float = 0.1
-    """Share of the disagreement that every seed repeats: examples that suit one of the methods."""
+# What is assumed of two methods before they are measured.
+SEED_SD = 0.02
+"""Standard deviation of a method's accuracy over its seeds."""
+DISAGREEMENT = 0.4
+"""Share of the examples that exactly one of two students has right."""
+BY_EXAMPLE = 0.1
+"""Share of the disagreement that every seed repeats: examples that suit one of the methods."""
 
 
-ASSUMED = Spread()
-
-
-def detectable(examples: int, seeds: int, spread: Spread = ASSUMED) -> float | None:
+def detectable(examples: int, seeds: int) -> float | None:
     """The smallest difference of two accuracies that is shown with 80% power. None: too few seeds or examples for any verdict."""
     from scipy.stats import t
 
     if seeds < MIN_SEEDS or examples < 2:
         return None
-    rest = (1 - spread.by_example) * spread.disagreement
-    mean_squares = (
-        seeds * spread.by_example * spread.disagreement + rest,
-        2 * examples * spread.seed_sd**2 + rest,
-        rest,
-    )
+    rest = (1 - BY_EXAMPLE) * DISAGREEMENT
+    mean_squares = (seeds * BY_EXAMPLE * DISAGREEMENT + rest, 2 * examples * SEED_SD**2 + rest, rest)
     freedoms = (examples - 1, seeds - 1, (examples - 1) * (seeds - 1))
     total = mean_squares[0] + mean_squares[1] - rest
     degrees = total**2 / sum(square**2 / freedom for square, freedom in zip(mean_squares, freedoms, strict=True))
@@ -66,17 +54,17 @@ def detectable(examples: int, seeds: int, spread: Spread = ASSUMED) -> float | N
     return found if found < 1.0 else None
 
 
-def power_text(examples: int, seeds: int, spread: Spread = ASSUMED) -> str:
+def power_text(examples: int, seeds: int) -> str:
     """What a comparison of this size can show, as a sentence with its assumptions, or as a warning."""
     size = f"{examples:,} held-out examples and {seeds} {'seed' if seeds == 1 else 'seeds'}"
     if seeds < MIN_SEEDS:
         return f"warning: {size} can show no difference; a verdict needs at least {MIN_SEEDS} seeds. Add seeds to compare.seeds."
-    found = detectable(examples, seeds, spread)
+    found = detectable(examples, seeds)
     if found is None or found > USELESS:
         least = "no difference" if found is None else f"only differences of at least {100 * found:.0f} points"
         return f"warning: {size} can show {least}. Add held-out examples, or seeds to compare.seeds."
     return (
         f"{size} can show a difference of {100 * found:.1f} points or more (found in {POWER:.0%} of comparisons; assumes that accuracies "
-        f"of seeds differ by {100 * spread.seed_sd:g} points (standard deviation) and that two students disagree on "
-        f"{spread.disagreement:.0%} of the examples)."
+        f"of seeds differ by {100 * SEED_SD:g} points (standard deviation) and that two students disagree on "
+        f"{DISAGREEMENT:.0%} of the examples)."
     )

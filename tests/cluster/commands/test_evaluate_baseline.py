@@ -42,7 +42,7 @@ def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, baseline: Path, tas
 
     monkeypatch.setattr("cluster.session.start.ray_session", lambda *_, **__: nullcontext())
     monkeypatch.setattr("pipelines.evaluate.stage.check_evaluate", lambda _: None)
-    monkeypatch.setattr("cluster.commands.staged.run_stages", stage)
+    monkeypatch.setattr("cluster.commands.staged.StagedRun.run", stage)
     return CliRunner().invoke(main, ["evaluate", str(folder / "run.yaml"), "--baseline", str(baseline)])
 
 

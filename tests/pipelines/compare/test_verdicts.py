@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.compare.model import Difference, Student
 from pipelines.compare.verdicts import headline_difference, with_verdicts
-from pipelines.scoring.power import Spread, detectable
+from pipelines.scoring.power import BY_EXAMPLE, DISAGREEMENT, SEED_SD, detectable
 from pipelines.scoring.seeds import mean_difference
 
 SMALL = [Student(name="small", model="a/small", parameters=1000)]
@@ -52,15 +52,15 @@ def test_controls_are_never_the_headline() -> None:
     assert headline_difference([shuffled, against, plain], SMALL) is plain
 
 
-def verdicts(times: int, examples: int, seeds: int, effect: float, spread: Spread = Spread()) -> list[str]:  # noqa: B008
+def verdicts(times: int, examples: int, seeds: int, effect: float) -> list[str]:
     """Verdicts on simulated students: examples differ in difficulty and in which method they suit, seeds in luck."""
     chance, found = np.random.default_rng(17), []
     for _ in range(times):
         # Two students disagree on 2 x E[p (1 - p)] of the examples, here 0.38. Large effects must not push p beyond 0 and 1.
         difficulty = chance.choice([0.2, 0.5, 0.8], examples)
-        suits = chance.normal(0.0, (spread.by_example * spread.disagreement) ** 0.5, examples)
+        suits = chance.normal(0.0, (BY_EXAMPLE * DISAGREEMENT) ** 0.5, examples)
         suits *= effect > 0  # one method under two names suits the same examples
-        luck = chance.normal(0.0, spread.seed_sd, (2, seeds, 1))
+        luck = chance.normal(0.0, SEED_SD, (2, seeds, 1))
         chances = (difficulty + sign * (effect + suits) / 2 + one for sign, one in zip((1, -1), luck, strict=True))
         gap = mean_difference(*((chance.random((seeds, examples)) < one).tolist() for one in chances))
         one = difference(gap.low, gap.high, gap.p_value, seeds=seeds)

@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from pipelines.scoring.power import Spread, detectable, power_text
+from pipelines.scoring import power
+from pipelines.scoring.power import detectable, power_text
 
 
 def test_more_examples_and_seeds_show_smaller_differences() -> None:
@@ -11,10 +12,12 @@ def test_more_examples_and_seeds_show_smaller_differences() -> None:
     assert detectable(1000, 2) is detectable(1, 5) is None
 
 
-def test_the_detectable_difference_worked_by_hand() -> None:
+def test_the_detectable_difference_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # Without seed luck and examples that suit a method, the variance is 0.5 / (100 x 4). All mean squares are equal, so that degrees of
     # freedom are 1 / (1/99 + 1/3 + 1/297) = 2.88, for which t(0.975) = 3.257 and t(0.80) = 0.984.
-    assert detectable(100, 4, Spread(0.0, 0.5, 0.0)) == pytest.approx(1.1 * (3.257 + 0.984) * 0.00125**0.5, abs=2e-4)
+    for name, value in (("SEED_SD", 0.0), ("DISAGREEMENT", 0.5), ("BY_EXAMPLE", 0.0)):
+        monkeypatch.setattr(power, name, value)
+    assert detectable(100, 4) == pytest.approx(1.1 * (3.257 + 0.984) * 0.00125**0.5, abs=2e-4)
 
 
 @pytest.mark.parametrize(
