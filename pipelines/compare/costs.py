@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from pipelines.compare.model import AnswerCost, CellScores, Cost, Group, TrainingCost
+from pipelines.compare.model import AnswerCost, CellScores, Cost, Group, GroupKey, TrainingCost
 from pipelines.compare.results import GridResults
 from pipelines.methods import METHODS
 from pipelines.scoring.costs import money_of, per_1000, teacher_cost, worker_hours
@@ -25,11 +25,7 @@ def grid_cost(results: GridResults, groups: Sequence[Group]) -> Cost:
 def _training(group: Group, price: float | None) -> TrainingCost:
     hours = fmean(worker_hours(cell.workers, cell.train_s) for cell in group.cells)
     return TrainingCost(
-        student=group.student,
-        method=group.method,
-        fraction=group.fraction,
-        treatment=group.treatment,
-        gold_fraction=group.gold_fraction,
+        **group.model_dump(include=set(GroupKey.model_fields)),
         seconds=fmean(cell.train_s for cell in group.cells),
         gpu_hours=fmean(cell.gpu_hours for cell in group.cells),
         money=money_of(hours, price),

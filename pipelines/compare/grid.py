@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.compare.budgets import Budgets
-from pipelines.compare.model import TreatmentKind, title_of
+from pipelines.compare.model import GroupKey, TreatmentKind, title_of
 from pipelines.compare.treated_labels import Treatment, treated_manifest
 from pipelines.config import CompareConfig, RunConfig, StudentConfig
 from pipelines.data.heldout import validation_share
@@ -71,6 +71,14 @@ class Cell:
     def title(self) -> str:
         """Its name in messages."""
         return f"{student_name(self.student)} {self.arm} {self.fraction:.4g} seed {self.seed}"
+
+    @property
+    def key(self) -> GroupKey:
+        """Its group in reports."""
+        return GroupKey(
+            student=student_name(self.student), method=self.method, fraction=self.fraction, treatment=self.treatment,
+            gold_fraction=self.gold_fraction,
+        )  # fmt: skip
 
     def treated(self, run: RunConfig) -> Treatment | None:
         """What is changed in its labels; None: nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypedDict
+from typing import Literal
 
 from pipelines.compare.costs import grid_cost
 from pipelines.compare.grid import (
@@ -32,7 +32,6 @@ from pipelines.compare.model import (
     Search,
     Settings,
     Student,
-    TreatmentKind,
     Trial,
 )
 from pipelines.compare.results import GridResults
@@ -81,7 +80,9 @@ def comparison_report(results: GridResults) -> ComparisonReport:
         groups=measured,
         differences=[],
         search=_search(results),
-        missing=[MissingCell(**_key(cell), seed=cell.seed, why=why) for cell, why in results.missing.items()],
+        missing=[
+            MissingCell(**cell.key.model_dump(), seed=cell.seed, why=why) for cell, why in results.missing.items()
+        ],
         cost=grid_cost(results, measured),
         provenance={"labels": _labels(results.labels)},
         versions=library_versions(),
@@ -162,7 +163,7 @@ def _groups(results: GridResults) -> _Groups:
     groups: _Groups = {}
     for cell in cells(results.run, results.chosen or without_search(results.run)):
         if cell in results.cells:
-            groups.setdefault(_place(cell), []).append(cell)
+            groups.setdefault(cell.key.place, []).append(cell)
     return groups
 
 
@@ -170,7 +171,7 @@ def _group(results: GridResults, members: Sequence[Cell]) -> Group:
     scores = [_cell(cell, results.cells[cell]) for cell in members]
     accuracy = mean([results.rights[cell] for cell in members])
     return Group(
-        **_key(members[0]),
+        **members[0].key.model_dump(),
         accuracy=accuracy.value,
         interval=(accuracy.low, accuracy.high),
         train_examples=sum(one.train_examples for one in scores) / len(scores),
@@ -216,7 +217,7 @@ def _differences(results: GridResults, groups: _Groups, measured: Mapping[Place,
                 ours, theirs = [own[seed] for seed in seeds], [base[seed] for seed in seeds]
                 gap = mean_difference(ours, theirs)
                 yield Difference(
-                    **_key(members[0]),
+                    **members[0].key.model_dump(),
                     accuracy=mean(ours).value,
                     baseline_accuracy=mean(theirs).value,
                     difference=gap.value,
@@ -232,14 +233,14 @@ def _controls(cell: Cell, baseline: MethodName) -> Iterator[tuple[Place, str]]:
     """The groups that a group is compared with, by place, with their title; empty for the report's baseline."""
     if cell.treatment is None:
         if cell.method != baseline:
-            yield _place(replace(cell, method=baseline)), ""
+            yield replace(cell, method=baseline).key.place, ""
         shuffled = replace(cell, treatment="shuffled-rationales")
-        yield _place(shuffled), shuffled.arm
+        yield shuffled.key.place, shuffled.arm
     elif cell.treatment == "gold-else-teacher":
         alone = replace(cell, method="finetune", treatment="gold-only")
-        yield _place(alone), alone.arm
+        yield alone.key.place, alone.arm
     elif cell.treatment == "shuffled-rationales":
-        yield _place(replace(cell, method=baseline, treatment=None)), ""
+        yield replace(cell, method=baseline, treatment=None).key.place, ""
 
 
 def _search(results: GridResults) -> Search | None:
@@ -279,22 +280,3 @@ def _labels(manifest: Manifest) -> JsonObject:
 
 def _details(manifest: Manifest) -> CellDetails:
     return CellDetails.model_validate(manifest.details)
-
-
-def _place(cell: Cell) -> Place:
-    return student_name(cell.student), cell.arm, cell.fraction
-
-
-class _Key(TypedDict):
-    student: str
-    method: MethodName
-    fraction: float
-    treatment: TreatmentKind | None
-    gold_fraction: float | None
-
-
-def _key(cell: Cell) -> _Key:
-    return {
-        "student": student_name(cell.student), "method": cell.method, "fraction": cell.fraction,
-        "treatment": cell.treatment, "gold_fraction": cell.gold_fraction,
-    }  # fmt: skip
