@@ -43,7 +43,6 @@ def comparison_page(report: ComparisonReport) -> str:
         difference_caption=_DIFFERENCES,
         accuracy=page_tables.accuracy_tables(report),
         size_plot=size,
-        size=page_tables.size_tables(report) if size else [],
         gold_plots=gold_plots(report) if measured else [],
         differences=page_tables.difference_tables(report),
         arms=page_tables.arm_tables(report),
@@ -53,7 +52,6 @@ def comparison_page(report: ComparisonReport) -> str:
         teacher=teacher_facts(report.cost.teacher),
         cost=page_tables.cost_tables(report) if measured else [],
         readers=", ".join(rationale_readers()),
-        training=page_tables.training_tables(report),
         cells=page_tables.cell_tables(report),
         provenance=provenance_tables({"settings": settings, **report.provenance}, report.versions),
     )

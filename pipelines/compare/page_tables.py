@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import TypeVar
 
@@ -29,9 +29,11 @@ _Keyed = TypeVar("_Keyed", bound=GroupKey)
 
 
 def accuracy_tables(report: ComparisonReport) -> list[Table]:
-    """Accuracy and length of training per method and fraction, a table per student; and the lines."""
+    """Accuracy, length and cost of a training per method and fraction, a table per student; and the lines."""
     columns = ["method", "labels", "accuracy#", "95% interval#", "seeds#", "training rows (mean)#", "optimizer steps (mean)#",
-               "tokens trained on (mean)#", "training time (mean)#"]  # fmt: skip
+               "tokens trained on (mean)#", "training time (mean)#", "GPU-hours (mean)#", "training cost (mean)#"]  # fmt: skip
+    money = {cost.place: cost.money for cost in report.cost.training}
+    sizes = {student.name: number(student.parameters) for student in report.students}
     tables = []
     for student in _students(report):
         rows: list[Row] = [
@@ -40,10 +42,13 @@ def accuracy_tables(report: ComparisonReport) -> list[Table]:
                 str(len(group.cells)),
                 *map(number, (group.train_examples, group.steps, group.tokens)),
                 duration(fmean(cell.train_s for cell in group.cells)),
+                *(_mean([cell.gpu_hours for cell in group.cells], number), number(money.get(group.place))),
             ]
             for group in _ordered(report, report.groups, student)
         ]
-        tables.append(table(f"{student}: mean accuracy over seeds", columns, rows, heads=2))
+        kept, rows = without_empty(columns, rows, ABSENT)
+        caption = f"{student}, {sizes[student]} parameters: mean accuracy over seeds"
+        tables.append(table(caption, kept, rows, heads=2))
     return [*tables, *_line_tables(report)]
 
 
@@ -58,23 +63,6 @@ def _line_tables(report: ComparisonReport) -> list[Table]:
     ]
     columns, kept = without_empty(["system", "student", "right#", "accuracy#", "95% interval#", "note"], rows, "")
     return [table("Systems beside the trained students", columns, kept, heads=2)] if rows else []
-
-
-def size_tables(report: ComparisonReport) -> list[Table]:
-    """Accuracy per method and student, at the largest fraction."""
-    share, methods = largest_fraction(report), methods_of(report)
-    sizes = {student.name: student.parameters for student in report.students}
-    groups = [group for group in report.groups if (group.fraction, group.treatment) == (share, None)]
-    groups.sort(key=lambda group: (methods.index(group.method), sizes[group.student]))
-    rows: list[Row] = [
-        [
-            *(group.title, group.student, number(sizes[group.student])),
-            *(percent(group.accuracy), percents(group.interval)),
-        ]
-        for group in groups
-    ]
-    columns = ["method", "student", "parameters#", "accuracy#", "95% interval#"]
-    return [table(f"With {fraction(share)} of the training labels", columns, rows, heads=2)]
 
 
 def difference_tables(report: ComparisonReport) -> list[Table]:
@@ -175,22 +163,6 @@ def cost_tables(report: ComparisonReport) -> list[Table]:
     return [table(caption, columns, kept, heads=2)] if rows else []
 
 
-def training_tables(report: ComparisonReport) -> list[Table]:
-    """Cost of a training, a table per student."""
-    tables = []
-    for student in _students(report):
-        rows: list[Row] = [
-            [
-                *(cost.title, fraction(cost.fraction)),
-                *(duration(cost.seconds), number(cost.gpu_hours), number(cost.money)),
-            ]
-            for cost in _ordered(report, report.cost.training, student)
-        ]
-        columns, kept = without_empty(["method", "labels", "time#", "GPU-hours#", "cost#"], rows, ABSENT)
-        tables += [table(f"{student}: one training, mean over seeds", columns, kept, heads=2)] if rows else []
-    return tables
-
-
 def cell_tables(report: ComparisonReport) -> list[Table]:
     """Every cell, a table per student."""
     columns = ["method", "labels", "seed", "right#", "accuracy#", "unanswered#", "training rows#", "steps#", "tokens#", "training time#",
@@ -238,6 +210,6 @@ def _ordered(report: ComparisonReport, rows: Sequence[_Keyed], student: str) -> 
     )  # fmt: skip
 
 
-def _mean(counts: Sequence[float | None]) -> str:
+def _mean(counts: Sequence[float | None], shown: Callable[[float | None], str] = tenths) -> str:
     known = [count for count in counts if count is not None]
-    return tenths(fmean(known) if known else None)
+    return shown(fmean(known) if known else None)

@@ -5,8 +5,21 @@ from __future__ import annotations
 from pipelines.evaluate.agreement import agreement_text
 from pipelines.evaluate.model import Change, QuantizedScores, Report, Votes
 from pipelines.evaluate.report import verdict_text
-from pipelines.reports.format import duration, one_line, p_text, percent, plural, points, points_range, tenths
+from pipelines.reports.format import (
+    duration,
+    number,
+    one_line,
+    p_text,
+    percent,
+    plural,
+    points,
+    points_range,
+    rounded,
+    tenths,
+)
 from pipelines.scoring.heldout_notices import heldout_notices
+from pipelines.scoring.model import RationaleQuality
+from pipelines.scoring.settings import settings_facts
 from pipelines.scoring.system import TITLES, engine_text
 
 INTERVALS = (
@@ -14,6 +27,37 @@ INTERVALS = (
     "A system is better or worse only if the interval of the difference excludes zero. p of the exact McNemar test is for information.",
     "An example without an answer that the task can read counts as wrong.",
 )
+
+
+CALIBRATION = (
+    "The expected calibration error is {:.3f}, the mean distance between the student's confidence and its accuracy."
+)
+
+
+def report_facts(report: Report) -> list[tuple[str, str]]:
+    """What was scored, as (name, value)."""
+    task, heldout, student, settings = report.task, report.heldout, report.student, report.settings
+    return [
+        ("Task", f"{task.name}, version {task.version}"),
+        ("Held out", f"{heldout.scored:,} examples of {heldout.split}"),
+        ("Method", student.method),
+        ("Student", f"{rounded(student.parameters)} parameters, {student.family}"),
+        *settings_facts(settings.labels, settings.filters, settings.training),
+        *([("Answers", votes_text(report.votes))] if report.votes else []),
+    ]
+
+
+def rationale_facts(found: RationaleQuality) -> list[tuple[str, str]]:
+    """The quality of rationales, as (name, value)."""
+    words = found.words
+    return [
+        (f"Rationales of the {found.of}", number(found.examples)),
+        ("Empty", number(found.empty)),
+        (f"Lead to the {found.of}'s label", percent(found.leads_to_label)),
+        ("State the gold label", percent(found.states_gold)),
+        ("Repeat the input", percent(found.repeats_input)),
+        ("Words: 10%, median, 90%", ", ".join(map(number, (words.p10, words.median, words.p90))) if words else "-"),
+    ]
 
 
 def system_notes(report: Report) -> list[str]:

@@ -1,4 +1,4 @@
-"""Plots of a report's page, as inline SVG: accuracies of the systems, differences to the student, its calibration."""
+"""Plots of a report's page, as inline SVG: accuracies of the systems, differences to the student, its calibration. And accuracy.png."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from pipelines.evaluate.model import Report
 from pipelines.reports.differences import Gap, differences_picture
-from pipelines.reports.figures import Theme, picture
+from pipelines.reports.figures import Draw, Theme, picture, png
 from pipelines.reports.format import percent, percents
 from pipelines.scoring.system import TITLES
 
@@ -19,6 +19,17 @@ _CALIBRATION = (_WIDTH, 2.9)
 
 def accuracy_plot(report: Report) -> Markup:
     """A bar with interval for each system that has an accuracy."""
+    draw, size, text = _accuracy(report)
+    return picture(draw, name="accuracy", size=size, text=text)
+
+
+def accuracy_png(report: Report) -> bytes:
+    """The same plot, in the light theme."""
+    draw, size, _ = _accuracy(report)
+    return png(draw, size)
+
+
+def _accuracy(report: Report) -> tuple[Draw, tuple[float, float], str]:
     systems = [(s.name, s.accuracy, s.interval) for s in report.systems if s.accuracy is not None and s.interval]
     texts = [f"{TITLES[name]} {percent(accuracy)} ({percents(interval)})" for name, accuracy, interval in systems]
 
@@ -44,7 +55,7 @@ def accuracy_plot(report: Report) -> Markup:
         axes.set_xlabel("accuracy")
 
     size = (_WIDTH, 0.75 + 0.42 * len(systems))
-    return picture(draw, name="accuracy", size=size, text=f"Bar chart of accuracies: {', '.join(texts)}.")
+    return draw, size, f"Bar chart of accuracies: {', '.join(texts)}."
 
 
 def difference_plot(report: Report) -> Markup:

@@ -19,7 +19,6 @@ from pydantic import JsonValue
 
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout, heldout_examples, validation_share
-from pipelines.evaluate import plots, report_markdown
 from pipelines.evaluate.agreement import unlabelled
 from pipelines.evaluate.checks import check_belongs
 from pipelines.evaluate.costs import student_cost
@@ -60,10 +59,9 @@ from pipelines.storage.store import PROGRESS, Store
 from pipelines.students.decoding.constrained import check_constrained
 from pipelines.tasks import Example, Task, load_task, task_spec
 
-_PLOT = "accuracy.png"
 FILES = (REPORT, PREDICTIONS)
 """Without these a report is scored again. The others are drawn from them."""
-_READABLE = ("report.md", "report.html", _PLOT)
+_READABLE = ("report.md", "report.html", "accuracy.png")
 
 
 def check_evaluate(run: RunConfig) -> tuple[Task, Manifest, Manifest]:
@@ -84,11 +82,10 @@ def check_evaluate(run: RunConfig) -> tuple[Task, Manifest, Manifest]:
     return task, student, labels
 
 
-def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
+def evaluate(run: RunConfig) -> Manifest:
     """Make OUTPUT/report, or reuse it. Ray is running.
 
     A report of another student or of other examples is always replaced: labels and students cost hours, a report costs minutes.
-    `replace` has no effect.
 
     Raises:
         UserError: student or labels are not finished or do not belong to the run, no example can be scored, or too many were trained
@@ -202,10 +199,12 @@ def _write_report(store: Store, content: Report) -> None:
     """Write report.json and its readable forms."""
     # Here, since a plan does without the packages of pages (the extra `train`).
     from pipelines.evaluate.page import report_page
+    from pipelines.evaluate.page_figures import accuracy_png
+    from pipelines.evaluate.report_markdown import markdown
 
-    store.write("report.md", report_markdown.markdown(content).encode())
+    store.write("report.md", markdown(content).encode())
     store.write("report.html", report_page(content).encode())
-    store.write(_PLOT, plots.accuracy_png(content))
+    store.write("accuracy.png", accuracy_png(content))
     store.write(REPORT, report_bytes(content))
 
 

@@ -108,14 +108,24 @@ def picture(draw: Draw, *, name: str, size: tuple[float, float], text: str) -> M
     return Markup("").join(_svg(draw, theme, f"{name}-{theme.name}", size, text) for theme in (LIGHT, DARK))
 
 
+def png(draw: Draw, size: tuple[float, float]) -> bytes:
+    """The plot in the light theme."""
+    return _drawn(draw, LIGHT, size, format="png", dpi=150, facecolor=LIGHT.paper)
+
+
 def _svg(draw: Draw, theme: Theme, prefix: str, size: tuple[float, float], text: str) -> Markup:
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    return _inline(_drawn(draw, theme, size, format="svg", metadata=metadata).decode(), theme, prefix, text)
+
+
+def _drawn(draw: Draw, theme: Theme, size: tuple[float, float], **options: Any) -> bytes:
     import matplotlib
 
     # The object interface: pyplot would pick a backend and keep global state.
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    buffer = io.StringIO()
+    buffer = io.BytesIO()
     with matplotlib.rc_context(), warnings.catch_warnings():
         # The reader's browser has its own fonts: a glyph that the measuring font lacks does not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
@@ -123,8 +133,8 @@ def _svg(draw: Draw, theme: Theme, prefix: str, size: tuple[float, float], text:
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure, theme)
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _inline(buffer.getvalue(), theme, prefix, text)
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
 
 
 def _defaults(matplotlib: Any) -> dict[str, Any]:

@@ -36,14 +36,12 @@ def caption_of(tree: Tree) -> str:
 def test_every_number_is_in_a_table() -> None:
     report = comparison()
     rows = Page(comparison_page(report)).rows()
-    sizes = {student.name: number(student.parameters) for student in report.students}
     for group in report.groups:
         accuracy = [percent(group.accuracy), percents(group.interval)]
         amounts = [number(value) for value in (group.train_examples, group.steps, group.tokens)]
         seconds = duration(fmean(cell.train_s for cell in group.cells))
-        assert [group.method, fraction(group.fraction), *accuracy, "3", *amounts, seconds] in rows
-        if group.fraction == 1.0:
-            assert [group.method, group.student, sizes[group.student], *accuracy] in rows
+        cost = ["0.5", "1.25"]  # in GPU-hours and money
+        assert [group.method, fraction(group.fraction), *accuracy, "3", *amounts, seconds, *cost] in rows
         for cell in group.cells:
             head = [group.method, fraction(group.fraction), str(cell.seed), f"{cell.correct} of 200"]
             assert any(row[:4] == head and row[-1] == cell.fingerprint[:12] for row in rows)

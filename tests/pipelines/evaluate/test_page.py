@@ -41,7 +41,7 @@ FACTS = (
     "The confidence is the share of samples that agree.",
     "majority vote over 5 samples at temperature 0.7, 88.3% agree",
     "+2.5 points (-3.1 to +7.9)",
-    "no difference shown, p = 0.487",
+    "p = 0.487, no difference is shown",
     "Rationales of the student",
     "min_agreement 0.6, drop_giveaways on",
     "1 epoch, 65,536 tokens per batch",
@@ -85,9 +85,9 @@ def test_an_unpaired_earlier_report_shows_no_change() -> None:
     nothing = dict.fromkeys(("difference", "interval", "better", "worse", "p_value"))
     tree["baseline"] |= {"same_examples": False, **nothing, "note": "only 9 of its 90 examples have the same id"}
     text = page_of(tree).text
-    assert "The reports are not paired: only 9 of its 90 examples have the same id." in text
+    assert "not paired: only 9 of its 90 examples have the same id." in text
     assert "59.0%" in text
-    assert "Only now right" not in text
+    assert "only now right" not in text
 
 
 @pytest.mark.parametrize("listed", [True, False])
