@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.runtime.compat import private_name
-
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from torch import Tensor
@@ -18,8 +16,7 @@ def disable_compiled_collective() -> None:
     """
     import deepspeed
 
-    with private_name("deepspeed", "deepspeed.ops.__compatible_ops__"):
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def skip_reduction(engine: DeepSpeedEngine) -> None:
@@ -27,9 +24,7 @@ def skip_reduction(engine: DeepSpeedEngine) -> None:
 
     Private: it copies all of them into one buffer, sums that over its one worker, and copies it back.
     """
-    with private_name("deepspeed", "DeepSpeedEngine.enable_backward_allreduce"):
-        reduces = engine.enable_backward_allreduce
-    if reduces:
+    if engine.enable_backward_allreduce:
         engine.enable_backward_allreduce = False
 
 
@@ -38,8 +33,7 @@ def sharded_weights(engine: DeepSpeedEngine) -> list[Tensor]:
 
     Private: stage 3 lists them in the public `optimizer.param_groups` only while a step runs.
     """
-    with private_name("deepspeed", "DeepSpeedZeroOptimizer_Stage3.fp32_partitioned_groups_flat"):
-        return list(engine.optimizer.fp32_partitioned_groups_flat)
+    return list(engine.optimizer.fp32_partitioned_groups_flat)
 
 
 def link_moments(engine: DeepSpeedEngine) -> None:
@@ -49,10 +43,5 @@ def link_moments(engine: DeepSpeedEngine) -> None:
     before that step or for a later group.
     """
     optimizer = engine.optimizer
-    with private_name("deepspeed", "DeepSpeedZeroOptimizer._hp_optimizer_states_linked"):
-        linked = optimizer._hp_optimizer_states_linked
-    with private_name("deepspeed", "DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state"):
-        link = optimizer._lazy_init_hp_params_optimizer_state
-    if linked:
-        optimizer._hp_optimizer_states_linked = False
-    link()
+    optimizer._hp_optimizer_states_linked = False
+    optimizer._lazy_init_hp_params_optimizer_state()

@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipelines.runtime.compat import private_name
-
 if TYPE_CHECKING:
     from ray.data import DataContext
     from ray.job_submission import JobSubmissionClient
@@ -65,8 +63,8 @@ def has_autoscaler() -> bool:
 
     Private: Ray has no public call that says whether a cluster autoscales.
     """
-    with private_name("ray", "ray.autoscaler.v2.utils.is_autoscaler_v2"):
-        from ray.autoscaler.v2.utils import is_autoscaler_v2
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
     return bool(is_autoscaler_v2(fetch_from_server=True))
 
 
@@ -76,26 +74,25 @@ def autoscaler_state() -> AutoscalerState:
     Private: `ray.util.state` knows a placement group only as pending. That no node will ever come for it, which nodes are on their
     way, and why a launch failed is in the reply that `ray status` reads (autoscaler.proto, GetClusterStatusReply).
     """
-    with private_name("ray", "ray.core.generated.autoscaler_pb2.GetClusterStatusReply"):
-        from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-        from ray.experimental.internal_kv import internal_kv_get_gcs_client
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+    from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
-        get_status = internal_kv_get_gcs_client().get_cluster_status
-    reply = GetClusterStatusReply.FromString(get_status(timeout_s=_STATUS_TIMEOUT_S))
-    with private_name("ray", "a field of GetClusterStatusReply"):
-        cluster, scaling = reply.cluster_resource_state, reply.autoscaling_state
-        launching = Counter(instance.ray_node_type_name for instance in scaling.pending_instances)
-        for request in scaling.pending_instance_requests:
-            launching[request.ray_node_type_name] += request.count
-        failed = scaling.failed_instance_requests
-        return AutoscalerState(
-            cluster.cluster_resource_state_version,
-            _groups(cluster.pending_gang_resource_requests),
-            scaling.last_seen_cluster_resource_state_version,
-            _groups(scaling.infeasible_gang_resource_requests),
-            launching,
-            tuple(f"{one.count} x {one.ray_node_type_name}: {one.reason}" for one in failed),
-        )
+    reply = GetClusterStatusReply.FromString(
+        internal_kv_get_gcs_client().get_cluster_status(timeout_s=_STATUS_TIMEOUT_S)
+    )
+    cluster, scaling = reply.cluster_resource_state, reply.autoscaling_state
+    launching = Counter(instance.ray_node_type_name for instance in scaling.pending_instances)
+    for request in scaling.pending_instance_requests:
+        launching[request.ray_node_type_name] += request.count
+    failed = scaling.failed_instance_requests
+    return AutoscalerState(
+        cluster.cluster_resource_state_version,
+        _groups(cluster.pending_gang_resource_requests),
+        scaling.last_seen_cluster_resource_state_version,
+        _groups(scaling.infeasible_gang_resource_requests),
+        launching,
+        tuple(f"{one.count} x {one.ray_node_type_name}: {one.reason}" for one in failed),
+    )
 
 
 def server_version(client: JobSubmissionClient) -> str:
@@ -103,8 +100,7 @@ def server_version(client: JobSubmissionClient) -> str:
 
     Private: the client's `get_version` returns the version of the REST API, not of Ray.
     """
-    with private_name("ray", "JobSubmissionClient._server_ray_version"):
-        return str(client._server_ray_version)
+    return str(client._server_ray_version)
 
 
 def silence_uploads() -> None:
@@ -123,10 +119,8 @@ def listen_on_loopback() -> None:
     Private: `ray.init` replaces 127.0.0.1 by the machine's address, except on macOS and Windows. This is their switch, which workers read
     from the environment and this process from the constant, as Ray may be imported already.
     """
-    with private_name("ray", "ray._private.ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR"):
-        constants: Any = importlib.import_module("ray._private.ray_constants")
-        variable = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    os.environ[variable] = "0"
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     constants.ENABLE_RAY_CLUSTER = False
 
 
@@ -135,10 +129,7 @@ def start_command() -> list[str]:
 
     Private: the documented script `ray` may lie in another environment, or not be on PATH.
     """
-    module = "ray.scripts.scripts"
-    with private_name("ray", module):
-        importlib.import_module(module)
-    return [sys.executable, "-m", module, "start"]
+    return [sys.executable, "-m", "ray.scripts.scripts", "start"]
 
 
 def serve_controller() -> ServeController | None:
@@ -147,8 +138,8 @@ def serve_controller() -> ServeController | None:
     Private: `serve.run` replaces one application and cannot change several at once, and the REST API needs a dashboard, which a Ray on
     this machine alone does not start.
     """
-    with private_name("ray", "ray.serve.context._get_global_client"):
-        from ray.serve.context import _get_global_client
+    from ray.serve.context import _get_global_client
+
     client: ServeController | None = _get_global_client(raise_if_no_controller_running=False)
     return client
 
@@ -191,8 +182,7 @@ async def _application_details() -> dict[str, Any] | None:
     client: Any = serve_controller() if ray.is_initialized() else None
     if client is None:
         return None
-    with private_name("ray", "ServeControllerClient._controller.get_serve_instance_details"):
-        reply = client._controller.get_serve_instance_details.remote()
+    reply = client._controller.get_serve_instance_details.remote()
     applications: dict[str, Any] = (await reply)["applications"]
     return applications
 
@@ -212,18 +202,15 @@ def drop_block_stats(context: DataContext) -> None:
     Ray Data's driver keeps about 800 bytes per operator and block until a dataset ends: 100 bytes per row in blocks of 16.
     Private: Ray Data has no setting for it.
     """
-    with private_name("ray", "ray.data._internal.execution.execution_callback.ExecutionCallback"):
-        from ray.data._internal.execution.execution_callback import ExecutionCallback
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-        callbacks = context.custom_execution_callback_classes
+    callbacks = context.custom_execution_callback_classes
 
     class DropBlockStats(ExecutionCallback):  # type: ignore[misc]
         """Runs in the thread that appends to the lists, after each step of a dataset's execution."""
 
         def on_execution_step(self, executor: Any) -> None:
-            with private_name("ray", "StreamingExecutor._topology"):
-                operators = list(executor._topology)
-            for operator in operators:
+            for operator in executor._topology:
                 for stats in operator.get_stats().values():
                     stats.clear()
 
@@ -240,9 +227,7 @@ def torch_config_with_setup(setup: Callable[[], None]) -> TorchConfig:
     class TorchConfigWithSetup(TorchConfig):  # type: ignore[misc]
         @property
         def backend_cls(self) -> type:
-            with private_name("ray", "TorchConfig.backend_cls"):
-                backend = super().backend_cls
-            return _with_setup(backend, setup)
+            return _with_setup(super().backend_cls, setup)
 
     return TorchConfigWithSetup()
 
@@ -252,10 +237,7 @@ def leave_sigint(trainer: TorchTrainer) -> None:
 
     Private: Ray Train sets a handler of its own for good. It ends this process with exit code 0, as if the training were finished.
     """
-    with private_name("ray", "DataParallelTrainer._register_sigint_handler"):
-        registers = trainer._register_sigint_handler
-    if registers:
-        trainer._register_sigint_handler = lambda controller: None
+    trainer._register_sigint_handler = lambda controller: None
 
 
 def without_datasets(trainer: TorchTrainer) -> None:
@@ -263,8 +245,7 @@ def without_datasets(trainer: TorchTrainer) -> None:
 
     Private: Ray Train starts it for every training.
     """
-    with private_name("ray", "DataParallelTrainer._create_default_callbacks"):
-        create = trainer._create_default_callbacks
+    create = trainer._create_default_callbacks
     unused = "DatasetsCallback"
     trainer._create_default_callbacks = lambda: [one for one in create() if type(one).__name__ != unused]
 
@@ -272,9 +253,7 @@ def without_datasets(trainer: TorchTrainer) -> None:
 def _with_setup(backend: Any, setup: Callable[[], None]) -> type:
     class BackendWithSetup(backend):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            with private_name("ray", "WorkerGroup.execute"):
-                execute = worker_group.execute
-            execute(setup)
+            worker_group.execute(setup)
             super().on_start(worker_group, backend_config)
 
     return BackendWithSetup

