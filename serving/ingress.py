@@ -30,7 +30,7 @@ class Ingress:
             counter: handle of the LimitCounter of all ingress replicas. None: the only replica counts itself.
         """
         self._serving = serving
-        self._reader = RegistryReader(task_code=serving.task_code)
+        self._reader = RegistryReader(serving)
         self._starts = StartWatch(serving, self._reader.set_starting)
         self._tracer = ingress_tracer(serving)
         self._replicas = ReplicaClient(serving, self._tracer)
@@ -48,7 +48,7 @@ class Ingress:
         self._replicas.reset()
 
     def unavailable(self) -> dict[str, str]:
-        """Students whose folders this replica cannot read, with the reasons. The process that deploys the endpoint calls it."""
+        """Students that this replica cannot read or run, with the reasons. The process that deploys the endpoint calls it."""
         return dict(self._reader.registry.unavailable)
 
     def open_requests(self) -> dict[str, int]:

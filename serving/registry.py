@@ -29,7 +29,7 @@ class Registry:
     cards: Sequence[StudentCard] = ()
     split: TrafficSplit = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
-    """Student id -> why its folder cannot be read. It keeps its name and its share; its requests get 503."""
+    """Student id -> why its folder cannot be read, or no engine runs it. It keeps its name and its share; its requests get 503."""
     tasks: Mapping[str, Task] = field(default_factory=dict)
     """By student id. Missing ones are loaded here, which runs the code of a student that ships its task."""
     starting: frozenset[str] = frozenset()
@@ -69,7 +69,7 @@ class Registry:
 
         Raises:
             KeyError: unknown name.
-            UnavailableError: its folder cannot be read.
+            UnavailableError: see `unavailable`.
         """
         names = {student_id.partition("@")[0] for student_id in self._student_ids}
         if name is None:

@@ -1,4 +1,4 @@
-"""Reads student folders into the ingress' registry. A student whose folder cannot be read is unavailable and tried again; others answer."""
+"""Reads student folders into the ingress' registry. A student that cannot be read or run is unavailable and tried again; others answer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError, last_line
 from pipelines.tasks.base import Task
 from pipelines.tasks.registry import load_task
+from serving.engines.select import engine_name
 from serving.model_card import StudentCard, read_card
 from serving.registry import READ_AGAIN_S, Registry
 
@@ -43,13 +45,9 @@ class EndpointStudents(BaseModel):
 class RegistryReader:
     """Keeps `registry` up to date. To be used in one event loop."""
 
-    def __init__(self, *, task_code: bool) -> None:
-        """
-        Args:
-            task_code: accept students whose task is code, which then runs here.
-        """
+    def __init__(self, serving: ServingConfig) -> None:
         self.registry = Registry()
-        self._task_code = task_code
+        self._serving = serving
         self._starting: frozenset[str] = frozenset()
         self._retry: asyncio.Task[None] | None = None
         self._reads: dict[_Key, asyncio.Future[_Outcome]] = {}
@@ -111,7 +109,7 @@ class RegistryReader:
         for student_id, folder, fingerprint in keys.values():
             # In parallel: a store that does not respond takes a minute per student.
             if (key := (student_id, folder, fingerprint)) not in self._reads:
-                self._reads[key] = _in_thread(partial(_read_student, student_id, folder, self._task_code))
+                self._reads[key] = _in_thread(partial(_read_student, student_id, folder, self._serving))
         reads = {student_id: self._reads[key] for student_id, key in keys.items()}
         if reads:
             await asyncio.wait(reads.values(), timeout=_READ_TIMEOUT_S)
@@ -146,10 +144,11 @@ class RegistryReader:
         return outcome
 
 
-def _read_student(student_id: str, folder: str, task_code: bool) -> _Outcome:
-    """A student's card and task, or the error. An error concerns this student only: its code runs here."""
+def _read_student(student_id: str, folder: str, serving: ServingConfig) -> _Outcome:
+    """A student's card and task, or the error. An error concerns this student only: its code runs here, and no engine may run it."""
     try:
-        card = read_card(student_id, folder, task_code=task_code)
+        card = read_card(student_id, folder, task_code=serving.task_code)
+        engine_name(card.family, serving)
         return card, load_task(card.task)
     except BaseException as error:  # noqa: BLE001 also SystemExit, which would only end this thread; `_evaluate` logs it
         return error

@@ -81,7 +81,7 @@ class Api:
         """The student for a model name.
 
         Raises:
-            ApiError: 404 for an unknown name, 400 if a name is needed, 503 if the student's folder cannot be read.
+            ApiError: 404 for an unknown name, 400 if a name is needed, 503 if the student is unavailable.
         """
         registry = self.registry()
         names = ", ".join(registry.ids) or "none yet"
@@ -92,7 +92,8 @@ class Api:
             raise ApiError(404, "model_not_found", message, param="model") from error
         except UnavailableError as error:
             context.model = str(error)
-            message = f"model {error} is unavailable: its folder cannot be read. The endpoint tries again; its log has the reason"
+            problem = "its folder cannot be read, or no engine runs it. The endpoint tries again; its log has the reason"
+            message = f"model {error} is unavailable: {problem}"
             raise ApiError(503, "model_away", message, retry_after_s=READ_AGAIN_S) from error
         if card is None:
             raise ApiError(400, "model_required", f"name one of the models: {names}", param="model")

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from pipelines.storage.store import MANIFEST
 from serving import registry as registry_module
@@ -58,7 +59,7 @@ def unavailable(reader: RegistryReader) -> dict[str, str]:
 
 
 async def loaded(students: EndpointStudents, *, task_code: bool = False) -> RegistryReader:
-    reader = RegistryReader(task_code=task_code)
+    reader = RegistryReader(ServingConfig(task_code=task_code))
     await reader.load(students)
     return reader
 
@@ -149,6 +150,14 @@ async def test_a_failing_student_affects_no_other(
     assert re.match(reason, unavailable(reader)["b"])
     assert available(reader) == ["a"]
     assert ("Traceback" in caplog.text) == is_bug
+
+
+async def test_a_student_that_no_engine_runs_is_unavailable(folder: str, tmp_path: Path) -> None:
+    other = str(write_student(tmp_path / "other", "encoder-decoder"))
+    reader = RegistryReader(ServingConfig(engine="ctranslate2"))
+    await reader.load(endpoint(a=folder, b=other))
+    assert "serving.engine ctranslate2: it does not run decoder-only students" in unavailable(reader)["a"]
+    assert available(reader) == ["b"]
 
 
 async def test_attempts_continue_after_an_unexpected_error(
