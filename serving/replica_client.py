@@ -169,7 +169,11 @@ class ReplicaClient:
                 finally:
                     _cancel(response)
                 if first:
-                    await alone.enter_async_context(self._poison.alone(card.id))
+                    try:
+                        async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
+                            await alone.enter_async_context(self._poison.alone(card.id))
+                    except TimeoutError as error:
+                        raise self._api_error(card, error) from error
                 await asyncio.sleep(delay)
 
     @contextmanager

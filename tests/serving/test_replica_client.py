@@ -205,6 +205,12 @@ async def test_an_unavailable_or_late_student_is_an_error(sums: Callable[..., Fa
     with pytest.raises(ApiError, match=r"model sums did not answer within 0\.01 s") as raised:
         await ReplicaClient(ServingConfig(request_timeout_s=0.01)).answer(SUMS, QUESTIONS, "a")
     assert raised.value.status_code == 504
+    sums(None, dead("a"))
+    late = ReplicaClient(ServingConfig(request_timeout_s=0.01))
+    await late._poison.alone("sums").acquire()  # another suspect hangs
+    with pytest.raises(ApiError, match="did not answer within"):
+        async with asyncio.timeout(10.0):
+            await anext(late.stream(SUMS, TEXT, "a"))
 
 
 async def test_full_queues_get_503_and_cancelled_calls_end(sums: Callable[..., FakeHandle]) -> None:
