@@ -30,7 +30,9 @@ _REUSED_S = 1.0
 
 
 class Counter(Protocol):
-    """The progress of the stage that runs (progress.Progress)."""
+    """The progress of the stage that runs (progress.Progress), or of a part of it."""
+
+    title: str
 
     def counted(self) -> Counted:
         """The counts now."""
@@ -112,7 +114,7 @@ class Board:
 
     def _seconds_left_of(self, stage: _Stage) -> float | None:
         """By its own count if it runs and counts, else by what is expected. None: unknown."""
-        if stage.began is not None and self._counter:
+        if stage.began is not None and self._counter and self._counter.title == stage.title:  # else it counts a part
             counted = self._counter.counted().seconds_left
             if counted is not None:
                 return counted

@@ -82,6 +82,12 @@ def test_the_board_shows_what_runs_what_comes_and_the_time_left(clock: Clock) ->
     board.begin("train")
     clock.now += 10
     assert board.seconds_left() == 30 + 10
+    with Progress("tokenise", 100, "rows", clock=clock, console=Console(file=io.StringIO())) as tokenising:
+        board.show(tokenising)
+        clock.now += 5
+        tokenising.advance(90)
+        assert board.seconds_left() == 25 + 10, "a part of a stage says nothing about the rest of it"
+    clock.now -= 5
     progress = Progress("train", 200, "tokens", clock=clock, console=Console(file=io.StringIO()))
     board.show(progress)
     clock.now += 10
