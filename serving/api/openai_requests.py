@@ -102,6 +102,10 @@ class OpenAIRequest(RequestBody):
         """Texts for each prompt."""
         return self.n or 1
 
+    def draws(self) -> int:
+        """Texts that are generated for each prompt. Greedy ones are equal: one is generated."""
+        return self.copies() if self.sampling() else 1
+
     def choices(self) -> tuple[str, ...]:
         """The texts of which the answer is one. Raises ApiError 400 with parameters that have no meaning for it."""
         given = self.guided_choice or (self.structured_outputs and self.structured_outputs.choice)
@@ -269,14 +273,14 @@ def completion_requests(
 ) -> list[TextRequest]:
     """One request per prompt. Raises ApiError 413 for too many prompts, and 422 for an invalid one."""
     prompts = body.prompts()
-    if (number := len(prompts) * body.copies()) > max_prompts:
-        of_each = f", {body.copies()} texts of each" if body.copies() > 1 else ""
+    if (number := len(prompts) * body.draws()) > max_prompts:
+        of_each = f", {body.draws()} texts of each" if body.draws() > 1 else ""
         message = f"{len(prompts):,} prompts in one request{of_each}, the limit is {max_prompts:,}"
         raise ApiError(413, "too_many_inputs", message, param="prompt")
     for i, prompt in enumerate(prompts):
         _check_text(prompt, f"prompt[{i}]", card, serving)
     bulk = number > SMALL_REQUEST
-    return [text for prompt in prompts for text in _copies(body, TextRequest(prompt, True, body.max_tokens, bulk=bulk))]
+    return [text for prompt in prompts for text in _draws(body, TextRequest(prompt, True, body.max_tokens, bulk=bulk))]
 
 
 def chat_requests(body: ChatRequest, card: StudentCard, serving: ServingConfig) -> list[TextRequest]:
@@ -289,8 +293,8 @@ def chat_requests(body: ChatRequest, card: StudentCard, serving: ServingConfig) 
         _check_text(text, f"messages[{i}].content", card, serving)
     *before, text = (text.strip() for text in texts)
     turns = tuple(zip(roles[:-1], before, strict=True))
-    bulk = body.copies() > SMALL_REQUEST
-    return _copies(body, TextRequest(text, False, body.token_limit(), bulk=bulk, turns=turns))
+    bulk = body.draws() > SMALL_REQUEST
+    return _draws(body, TextRequest(text, False, body.token_limit(), bulk=bulk, turns=turns))
 
 
 def _check_roles(roles: Sequence[Role], card: StudentCard) -> None:
@@ -304,15 +308,15 @@ def _check_roles(roles: Sequence[Role], card: StudentCard) -> None:
     raise ApiError(400, "unsupported_messages", rule, param="messages")
 
 
-def _copies(body: OpenAIRequest, request: TextRequest) -> list[TextRequest]:
-    """The request for each text of a prompt. Raises ApiError 400 for parameters that exclude each other."""
+def _draws(body: OpenAIRequest, request: TextRequest) -> list[TextRequest]:
+    """The request for each text that is generated for a prompt. Raises ApiError 400 for parameters that exclude each other."""
     request = replace(
         request, sampling=body.sampling(), stop=body.stops(), bulk=request.bulk or body.priority == "bulk",
         choices=body.choices(), log_probs=body.log_probs(),
     )  # fmt: skip
     if request.sampling is None:
-        return [request] * body.copies()
-    return [replace(request, sampling=replace(request.sampling, draw=draw)) for draw in range(body.copies())]
+        return [request]
+    return [replace(request, sampling=replace(request.sampling, draw=draw)) for draw in range(body.draws())]
 
 
 def _refuse_with(name: str, **others: object) -> None:
@@ -332,12 +336,12 @@ def _check_text(text: str, param: str, card: StudentCard, serving: ServingConfig
 
 
 def check_answered(
-    card: StudentCard, pieces: Sequence[Piece | TooLong | Failed], param: str, copies: int = 1
+    card: StudentCard, pieces: Sequence[Piece | TooLong | Failed], param: str, draws: int = 1
 ) -> list[Piece]:
-    """The texts, `copies` of each prompt. Raises ApiError for the first prompt without one: OpenAI's API has no errors by prompt."""
+    """The texts, `draws` of each prompt. Raises ApiError for the first prompt without one: OpenAI's API has no errors by prompt."""
     texts = []
     for i, piece in enumerate(pieces):
         if not isinstance(piece, Piece):
-            raise failed_input(piece, f"{param}[{i // copies}]", card.id)
+            raise failed_input(piece, f"{param}[{i // draws}]", card.id)
         texts.append(piece)
     return texts

@@ -175,13 +175,17 @@ class ResponseBuilder(ABC):
 
     id_prefix: str
 
-    def __init__(self, card: StudentCard, *, copies: int = 1, log_probs: bool = False, likeliest: bool = False) -> None:
+    def __init__(
+        self, card: StudentCard, *, copies: int = 1, draws: int = 1, log_probs: bool = False, likeliest: bool = False
+    ) -> None:
         """
         Args:
             copies: texts for each prompt.
+            draws: those of them that are generated. If fewer, each is all copies.
             log_probs: with tokens; `likeliest`: and with the likeliest one, which each is in a greedy text.
         """
-        self._copies, self._log_probs, self._likeliest = copies, log_probs, likeliest
+        self._draws, self._times = draws, copies // draws
+        self._log_probs, self._likeliest = log_probs, likeliest
         self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._model = card.id
@@ -193,6 +197,10 @@ class ResponseBuilder(ABC):
     @abstractmethod
     def chunk(self, piece: Piece, *, first: bool) -> CompletionChunk | ChatCompletionChunk:
         """One event of a stream."""
+
+    def _each(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """The text of each choice."""
+        return [piece for piece in pieces for _ in range(self._times)]
 
     def usage_chunk(self, last: Piece) -> CompletionChunk | ChatCompletionChunk:
         """The event with the token counts of the whole text."""
@@ -209,10 +217,12 @@ class CompletionBuilder(ResponseBuilder):
 
     def whole(self, pieces: Sequence[Piece]) -> Completion:
         """See ResponseBuilder."""
-        choices = [_text_choice(piece, index, self._text_logprobs(piece)) for index, piece in enumerate(pieces)]
+        choices = [
+            _text_choice(piece, index, self._text_logprobs(piece)) for index, piece in enumerate(self._each(pieces))
+        ]
         return Completion(
             id=self._id, created=self._created, model=self._model, object="text_completion", choices=choices,
-            usage=_usage(pieces, self._copies),
+            usage=_usage(pieces, self._draws),
         )  # fmt: skip
 
     def _text_logprobs(self, piece: Piece) -> TextLogprobs | None:
@@ -246,11 +256,11 @@ class ChatBuilder(ResponseBuilder):
                 index=index, logprobs=self._chat_logprobs(piece), finish_reason=piece.finish_reason,
                 message=ChatMessage(role="assistant", content=piece.text, refusal=None),
             )
-            for index, piece in enumerate(pieces)
+            for index, piece in enumerate(self._each(pieces))
         ]  # fmt: skip
         return ChatCompletion(
             id=self._id, created=self._created, model=self._model, object="chat.completion", choices=choices,
-            usage=_usage(pieces, self._copies),
+            usage=_usage(pieces, self._draws),
         )  # fmt: skip
 
     def _chat_logprobs(self, piece: Piece) -> ChatLogprobs | None:
@@ -281,8 +291,6 @@ def _text_choice(piece: Piece, index: int = 0, logprobs: TextLogprobs | None = N
     return TextChoice(index=index, logprobs=logprobs, finish_reason=piece.finish_reason, text=piece.text)
 
 
-def _usage(pieces: Sequence[Piece], copies: int = 1) -> Usage:
-    """A prompt counts once, whatever the number of its texts."""
-    return Usage.of(
-        sum(piece.prompt_tokens for piece in pieces[::copies]), sum(piece.output_tokens for piece in pieces)
-    )
+def _usage(pieces: Sequence[Piece], draws: int = 1) -> Usage:
+    """What was computed: a prompt counts once, whatever the number of its texts."""
+    return Usage.of(sum(piece.prompt_tokens for piece in pieces[::draws]), sum(piece.output_tokens for piece in pieces))

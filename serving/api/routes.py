@@ -213,7 +213,12 @@ def _openai_routes(api: Api) -> APIRouter:
 
 def _shown(body: OpenAIRequest) -> dict[str, Any]:
     """What the responses have: arguments of ResponseBuilder."""
-    return {"copies": body.copies(), "log_probs": body.wants_logprobs, "likeliest": body.num_likeliest > 0}
+    return {
+        "draws": body.draws(),
+        "copies": body.copies(),
+        "log_probs": body.wants_logprobs,
+        "likeliest": body.num_likeliest > 0,
+    }
 
 
 async def _generate(
@@ -229,12 +234,12 @@ async def _generate(
     context.inputs, context.input_texts = len(texts), [text.text for text in texts]
     param = "prompt" if isinstance(body, CompletionRequest) else "messages"
     _check_seed(api, card, texts, body)
-    if body.stream and len(texts) > 1:
+    if body.stream and (len(texts) > 1 or body.copies() > 1):
         raise ApiError(400, "unsupported_parameter", "a stream has one prompt and one text", param="stream")
     await api.keys.admit(context.key, len(texts))
     client = client_name(request)
     if not body.stream:
-        pieces = check_answered(card, await api.backend.write(card, texts, client), param, body.copies())
+        pieces = check_answered(card, await api.backend.write(card, texts, client), param, body.draws())
         for piece in pieces:
             context.prompt_tokens += piece.prompt_tokens
             context.output_tokens += piece.output_tokens

@@ -200,10 +200,14 @@ def test_several_texts_of_a_prompt(official: openai.OpenAI, students: FakeStuden
     assert drawn == [(text, Sampling(1.0, seed, draw)) for text in "ab" for draw in range(3)]
     students.requests.clear()
     chat = official.chat.completions.create(model="other", messages=CHAT, n=2)
-    assert [choice.message.content for choice in chat.choices] == ["two", "two"]
-    assert [request.sampling for _, request in students.requests] == [None, None]
+    assert [(choice.index, choice.message.content) for choice in chat.choices] == [(0, "two"), (1, "two")]
+    assert [request.sampling for _, request in students.requests] == [None], "greedy texts are equal: one is generated"
+    assert chat.usage is not None
+    assert (chat.usage.prompt_tokens, chat.usage.completion_tokens) == (10, 4)
+    made = official.completions.create(model="other", prompt=["one", "b"], n=2)
+    assert [(choice.index, choice.text) for choice in made.choices] == list(enumerate(["two", "two", "4 - 1", "4 - 1"]))
     with pytest.raises(openai.APIStatusError, match="20 prompts in one request, 16 texts of each, the limit is 256"):
-        official.completions.create(model="other", prompt=["a"] * 20, n=16)
+        official.completions.create(model="other", prompt=["a"] * 20, n=16, temperature=1.0)
 
 
 def test_tokens_have_log_probabilities(official: openai.OpenAI, students: FakeStudents) -> None:
