@@ -94,7 +94,8 @@ class Ctranslate2Student(Student):
                 model = Path(scratch) / "model"
                 _convert(path, model, store.shown())
                 converted = cls(*_load(path, model, "float32", threads), workers=workers, **limits)
-                _compare(converted, Student.load(folder), store.shown())
+                _compare(converted, Student.load(path), store.shown())
+                del converted  # not in memory beside the one that is returned
                 try:
                     # The old mark goes first, so that no process opens a mix of two conversions.
                     beside.delete(CONVERTED)

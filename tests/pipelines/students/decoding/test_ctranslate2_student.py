@@ -1,7 +1,9 @@
 import gc
 import json
 import logging
+import shutil
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -163,6 +165,17 @@ def test_inaccurate_conversion_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert opened.engine == "transformers", "evaluation scores it in the next engine"
     with pytest.raises(UserError, match=r"evaluation\.engine ctranslate2: .*answers differently"):
         open_student(str(folder), "encoder-decoder", EngineChoice("ctranslate2", "float32", 0), **limits)
+
+
+def test_a_conversion_reads_the_one_copy_that_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student on an object store is downloaded once."""
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    original = Mock(load=Mock(side_effect=Student.load))
+    monkeypatch.setattr(module, "Student", original)
+    monkeypatch.setattr(module, "checked_copy", lambda store, manifest: nullcontext(copy))
+    Ctranslate2Student.open(folder)
+    original.load.assert_called_once_with(copy)
 
 
 def test_read_only_folder_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
