@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -170,37 +169,40 @@ class ChatCompletionChunk(_Response):
     """As in `CompletionChunk`."""
 
 
-class ResponseBuilder(ABC):
+class ResponseBuilder:
     """Builds the responses of one request. `to_json` leaves out what is not set."""
 
-    id_prefix: str
-
     def __init__(
-        self, card: StudentCard, *, copies: int = 1, draws: int = 1, log_probs: bool = False, likeliest: bool = False
-    ) -> None:
+        self, card: StudentCard, *, chat: bool, copies: int = 1, draws: int = 1, log_probs: bool = False,
+        likeliest: bool = False,
+    ) -> None:  # fmt: skip
         """
         Args:
             copies: texts for each prompt.
             draws: those of them that are generated. If fewer, each is all copies.
             log_probs: with tokens; `likeliest`: and with the likeliest one, which each is in a greedy text.
         """
-        self._draws, self._times = draws, copies // draws
+        self._chat, self._draws, self._times = chat, draws, copies // draws
         self._log_probs, self._likeliest = log_probs, likeliest
-        self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
-        self._created = int(time.time())
-        self._model = card.id
+        response_id = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
+        self._common: dict[str, Any] = {"id": response_id, "created": int(time.time()), "model": card.id}
 
-    @abstractmethod
     def whole(self, pieces: Sequence[Piece]) -> Completion | ChatCompletion:
         """The response with whole texts."""
+        usage, each = _usage(pieces, self._draws), [piece for piece in pieces for _ in range(self._times)]
+        if self._chat:
+            answers = [self._chat_choice(piece, index) for index, piece in enumerate(each)]
+            return ChatCompletion(**self._common, object="chat.completion", choices=answers, usage=usage)
+        choices = [_text_choice(piece, index, self._text_logprobs(piece)) for index, piece in enumerate(each)]
+        return Completion(**self._common, object="text_completion", choices=choices, usage=usage)
 
-    @abstractmethod
     def chunk(self, piece: Piece, *, first: bool) -> CompletionChunk | ChatCompletionChunk:
         """One event of a stream."""
-
-    def _each(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """The text of each choice."""
-        return [piece for piece in pieces for _ in range(self._times)]
+        if self._chat:
+            delta = Delta(role="assistant", content=piece.text) if first else Delta(content=piece.text)
+            choice = DeltaChoice(index=0, logprobs=None, finish_reason=piece.finish_reason, delta=delta)
+            return ChatCompletionChunk(**self._common, object="chat.completion.chunk", choices=[choice])
+        return CompletionChunk(**self._common, object="text_completion", choices=[_text_choice(piece)])
 
     def usage_chunk(self, last: Piece) -> CompletionChunk | ChatCompletionChunk:
         """The event with the token counts of the whole text."""
@@ -208,22 +210,6 @@ class ResponseBuilder(ABC):
         chunk.choices = []
         chunk.usage = _usage([last])
         return chunk
-
-
-class CompletionBuilder(ResponseBuilder):
-    """Responses of `POST /v1/completions`."""
-
-    id_prefix = "cmpl"
-
-    def whole(self, pieces: Sequence[Piece]) -> Completion:
-        """See ResponseBuilder."""
-        choices = [
-            _text_choice(piece, index, self._text_logprobs(piece)) for index, piece in enumerate(self._each(pieces))
-        ]
-        return Completion(
-            id=self._id, created=self._created, model=self._model, object="text_completion", choices=choices,
-            usage=_usage(pieces, self._draws),
-        )  # fmt: skip
 
     def _text_logprobs(self, piece: Piece) -> TextLogprobs | None:
         if not self._log_probs:
@@ -237,31 +223,10 @@ class CompletionBuilder(ResponseBuilder):
             ],
         )
 
-    def chunk(self, piece: Piece, *, first: bool) -> CompletionChunk:
-        """See ResponseBuilder."""
-        return CompletionChunk(
-            id=self._id, created=self._created, model=self._model, object="text_completion", choices=[_text_choice(piece)]
-        )  # fmt: skip
-
-
-class ChatBuilder(ResponseBuilder):
-    """Responses of `POST /v1/chat/completions`."""
-
-    id_prefix = "chatcmpl"
-
-    def whole(self, pieces: Sequence[Piece]) -> ChatCompletion:
-        """See ResponseBuilder."""
-        choices = [
-            ChatChoice(
-                index=index, logprobs=self._chat_logprobs(piece), finish_reason=piece.finish_reason,
-                message=ChatMessage(role="assistant", content=piece.text, refusal=None),
-            )
-            for index, piece in enumerate(self._each(pieces))
-        ]  # fmt: skip
-        return ChatCompletion(
-            id=self._id, created=self._created, model=self._model, object="chat.completion", choices=choices,
-            usage=_usage(pieces, self._draws),
-        )  # fmt: skip
+    def _chat_choice(self, piece: Piece, index: int) -> ChatChoice:
+        message = ChatMessage(role="assistant", content=piece.text, refusal=None)
+        log_probs = self._chat_logprobs(piece)
+        return ChatChoice(index=index, logprobs=log_probs, finish_reason=piece.finish_reason, message=message)
 
     def _chat_logprobs(self, piece: Piece) -> ChatLogprobs | None:
         if not self._log_probs:
@@ -272,14 +237,6 @@ class ChatBuilder(ResponseBuilder):
         ]
         content = [ChatToken(**dict(token), top_logprobs=[token] if self._likeliest else []) for token in tokens]
         return ChatLogprobs(content=content, refusal=None)
-
-    def chunk(self, piece: Piece, *, first: bool) -> ChatCompletionChunk:
-        """See ResponseBuilder."""
-        delta = Delta(role="assistant", content=piece.text) if first else Delta(content=piece.text)
-        choice = DeltaChoice(index=0, logprobs=None, finish_reason=piece.finish_reason, delta=delta)
-        return ChatCompletionChunk(
-            id=self._id, created=self._created, model=self._model, object="chat.completion.chunk", choices=[choice]
-        )  # fmt: skip
 
 
 def to_json(body: BaseModel) -> str:

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -38,11 +37,9 @@ from serving.api.openai_requests import (
     completion_requests,
 )
 from serving.api.openai_responses import (
-    ChatBuilder,
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
-    CompletionBuilder,
     CompletionChunk,
     ResponseBuilder,
     to_json,
@@ -92,7 +89,9 @@ class Api:
             raise ApiError(404, "model_not_found", message, param="model") from error
         except UnavailableError as error:
             context.model = str(error)
-            problem = "its folder cannot be read, or no engine runs it. The endpoint tries again; its log has the reason"
+            problem = (
+                "its folder cannot be read, or no engine runs it. The endpoint tries again; its log has the reason"
+            )
             message = f"model {error} is unavailable: {problem}"
             raise ApiError(503, "model_away", message, retry_after_s=READ_AGAIN_S) from error
         if card is None:
@@ -199,26 +198,23 @@ def _openai_routes(api: Api) -> APIRouter:
         """Texts that continue the prompts, as in OpenAI's API."""
         card, _ = api.select(body.model, request_context(request))
         texts = completion_requests(body, card, api.max_inputs(), api.settings)
-        return await _generate(api, request, card, texts, body, CompletionBuilder(card, **_shown(body)))
+        return await _generate(api, request, card, texts, body)
 
     @router.post("/chat/completions", response_model=ChatCompletion, responses=stream_responses(ChatCompletionChunk))
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The student's answer to one message, as in OpenAI's API."""
         card, _ = api.select(body.model, request_context(request))
         texts = chat_requests(body, card, api.settings)
-        return await _generate(api, request, card, texts, body, ChatBuilder(card, **_shown(body)))
+        return await _generate(api, request, card, texts, body)
 
     return router
 
 
-def _shown(body: OpenAIRequest) -> dict[str, Any]:
-    """What the responses have: arguments of ResponseBuilder."""
-    return {
-        "draws": body.draws(),
-        "copies": body.copies(),
-        "log_probs": body.wants_logprobs,
-        "likeliest": body.num_likeliest > 0,
-    }
+def _builder(card: StudentCard, body: OpenAIRequest) -> ResponseBuilder:
+    return ResponseBuilder(
+        card, chat=isinstance(body, ChatRequest), copies=body.copies(), draws=body.draws(), log_probs=body.wants_logprobs,
+        likeliest=body.num_likeliest > 0,
+    )  # fmt: skip
 
 
 async def _generate(
@@ -227,10 +223,9 @@ async def _generate(
     card: StudentCard,
     texts: list[TextRequest],
     body: OpenAIRequest,
-    builder: ResponseBuilder,
 ) -> Response:
     """Generate texts and build their response. Raises ApiError until the first piece is sent."""
-    context = request_context(request)
+    builder, context = _builder(card, body), request_context(request)
     context.inputs, context.input_texts = len(texts), [text.text for text in texts]
     param = "prompt" if isinstance(body, CompletionRequest) else "messages"
     _check_seed(api, card, texts, body)
