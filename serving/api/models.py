@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from pipelines.config.serving import ServingConfig
 from pipelines.students.decoding import Family
 from serving.engines.select import engine_name
 from serving.model_card import StudentCard
 from serving.registry import Registry
-
-_EXAMPLE: dict[str, JsonValue] = {
-    "id": "svamp", "object": "model", "created": 1767225600, "owned_by": "raystill", "task": "arithmetic",
-    "fields": [{"name": "input", "required": True, "list": False}], "method": "step-by-step", "rationale": True,
-    "family": "encoder-decoder", "parameters": 247577856, "max_input_tokens": 1024, "engine": "ctranslate2", "weights": "float32",
-    "constrained": False, "fingerprint": "9f" * 32, "content": "3c" * 32,
-    "provenance": {"labels": {"teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}}},
-}  # fmt: skip
 
 
 class TaskField(BaseModel):
@@ -32,8 +24,6 @@ class TaskField(BaseModel):
 
 class Model(BaseModel):
     """A model of OpenAI's list, with what the student was made from."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str
     object: Literal["model"]
@@ -65,8 +55,6 @@ class Model(BaseModel):
 
 class ModelList(BaseModel):
     """The students."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"object": "list", "data": [_EXAMPLE]}]})
 
     object: Literal["list"]
     data: list[Model]

@@ -15,26 +15,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel
 
 from serving.api.predict import Usage
 from serving.messages import FinishReason, Piece
 from serving.model_card import StudentCard
-
-_EXAMPLE_ID = f"cmpl-{'5f' * 12}"
-_EXAMPLE_USAGE: dict[str, JsonValue] = {"prompt_tokens": 27, "completion_tokens": 6, "total_tokens": 33}
-
-
-def _example(kind: str, choice: dict[str, JsonValue], **usage: JsonValue) -> ConfigDict:
-    example: dict[str, JsonValue] = {
-        "id": _EXAMPLE_ID if kind == "text_completion" else f"chat{_EXAMPLE_ID}",
-        "object": kind,
-        "created": 1767225600,
-        "model": "svamp",
-        "choices": [{"index": 0, "logprobs": None, "finish_reason": "stop", **choice}],
-        **usage,
-    }
-    return ConfigDict(json_schema_extra={"examples": [example]})
 
 
 class _Choice(BaseModel):
@@ -125,8 +110,6 @@ class _Response(BaseModel):
 class Completion(_Response):
     """The answer of `POST /v1/completions`."""
 
-    model_config = _example("text_completion", {"text": "4 - 2"}, usage=_EXAMPLE_USAGE)
-
     object: Literal["text_completion"]
     choices: list[TextChoice]
     """One per prompt, in order."""
@@ -135,8 +118,6 @@ class Completion(_Response):
 
 class CompletionChunk(_Response):
     """One event of a stream of `POST /v1/completions`."""
-
-    model_config = _example("text_completion", {"text": "4 - 2"})
 
     object: Literal["text_completion"]
     choices: list[TextChoice]
@@ -148,10 +129,6 @@ class CompletionChunk(_Response):
 class ChatCompletion(_Response):
     """The answer of `POST /v1/chat/completions`."""
 
-    model_config = _example(
-        "chat.completion", {"message": {"role": "assistant", "content": "4 - 2", "refusal": None}}, usage=_EXAMPLE_USAGE
-    )
-
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
     usage: Usage
@@ -159,8 +136,6 @@ class ChatCompletion(_Response):
 
 class ChatCompletionChunk(_Response):
     """One event of a stream of `POST /v1/chat/completions`."""
-
-    model_config = _example("chat.completion.chunk", {"delta": {"role": "assistant", "content": "4 - 2"}})
 
     object: Literal["chat.completion.chunk"]
     choices: list[DeltaChoice]

@@ -97,25 +97,6 @@ class Usage(BaseModel):
 class PredictResponse(BaseModel):
     """The answers, in the order of the inputs."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "svamp",
-                    "predictions": [
-                        {
-                            "label": "4 - 2 - 1",
-                            "value": "1",
-                            "confidence": 0.93,
-                            "rationale": "Anne gives away 2 and 1.",
-                        }
-                    ],
-                    "usage": {"prompt_tokens": 61, "completion_tokens": 34, "total_tokens": 95},
-                }
-            ]
-        }
-    )
-
     model: str
     predictions: list[Prediction | InputError]
     failed: int | None = Field(default=None, description="Inputs with an error. Null: every input is answered.")

@@ -38,13 +38,11 @@ from serving.api.openai_requests import (
 )
 from serving.api.openai_responses import (
     ChatCompletion,
-    ChatCompletionChunk,
     Completion,
-    CompletionChunk,
     ResponseBuilder,
     to_json,
 )
-from serving.api.openapi_document import add_chunk_schemas, error_responses, stream_responses
+from serving.api.openapi_document import error_responses, stream_responses
 from serving.api.predict import Prediction, PredictRequest, PredictResponse, build_response, read_inputs
 from serving.api.request_context import RequestContext, client_name, request_context
 from serving.engines.select import draws_with_seeds
@@ -119,7 +117,6 @@ def create_app(api: Api, *, sets_request_id: bool = True, tracer: Tracer = NO_TR
     app.include_router(_prediction_routes(api))
     app.include_router(_openai_routes(api))
     add_error_handlers(app)
-    add_chunk_schemas(app)
     timeout_s = min(_BODY_TIMEOUT_S, api.settings.request_timeout_s)
     app.add_middleware(BodyLimitMiddleware, max_bytes=api.settings.limits.body_bytes, timeout_s=timeout_s)
     if (hosts := answered_hosts(api.settings)) is not None:
@@ -193,14 +190,14 @@ def _prediction_routes(api: Api) -> APIRouter:
 def _openai_routes(api: Api) -> APIRouter:
     router = guarded_router(api.keys)
 
-    @router.post("/completions", response_model=Completion, responses=stream_responses(CompletionChunk))
+    @router.post("/completions", response_model=Completion, responses=stream_responses())
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Texts that continue the prompts, as in OpenAI's API."""
         card, _ = api.select(body.model, request_context(request))
         texts = completion_requests(body, card, api.max_inputs(), api.settings)
         return await _generate(api, request, card, texts, body)
 
-    @router.post("/chat/completions", response_model=ChatCompletion, responses=stream_responses(ChatCompletionChunk))
+    @router.post("/chat/completions", response_model=ChatCompletion, responses=stream_responses())
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The student's answer to one message, as in OpenAI's API."""
         card, _ = api.select(body.model, request_context(request))

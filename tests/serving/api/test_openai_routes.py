@@ -128,6 +128,7 @@ def test_a_stream_lives_while_its_student_starts(
     response = complete(client, stream=True)
     events = response.text.split("\n\n")
     assert (response.status_code, sum(event.startswith(":") for event in events) >= 2) == (200, True)
+    assert (events[-2:] == ["data: [DONE]", ""]) == (failure is None)
     first = next(event for event in events if not event.startswith(":"))
     assert ('"code":"model_away"' in first) == (failure is not None)
     assert students.closed_streams == 1

@@ -30,18 +30,12 @@ def test_openapi_describes_requests_and_answers() -> None:
         operation = document["paths"][f"/v1/{path}"]["post" if request else "get"]
         content = operation["responses"]["200"]["content"]
         assert content["application/json"]["schema"] == {"$ref": f"#/components/schemas/{answer}"}
-        (example,) = schemas[answer]["examples"]
-        assert set(schemas[answer]["required"]) <= set(example) <= set(schemas[answer]["properties"])
         assert ("text/event-stream" in content) == ("completions" in path)
         if request:
             body = operation["requestBody"]["content"]["application/json"]
             assert body["schema"] == {"$ref": f"#/components/schemas/{request}"}
             (example,) = schemas[request]["examples"]
             assert client.post(f"/v1/{path}", json={**example, "model": "sums"}).status_code == 200
-    streamed = client.post("/v1/completions", json={"model": "sums", "prompt": "one", "stream": True}).text
-    first, *_, last = streamed.strip().split("\n\n")
-    assert last == "data: [DONE]"
-    assert set(json.loads(first.removeprefix("data: "))) == set(schemas["CompletionChunk"]["examples"][0])
 
 
 @pytest.mark.parametrize(("keys", "security"), [({}, None), ({"variable": "KEYS"}, [{"key": []}])])
