@@ -74,7 +74,11 @@ class StudentQueue:
 
 
 class ReplicaClient:
-    """Implements `serving.api.backend.Backend`."""
+    """What the API calls. Tests use a fake.
+
+    Requests raise ApiError 503 if the student's queue is full or the student is unavailable, and 504 after the time limit.
+    `client`: the name of the key, or the client's address. Clients take turns.
+    """
 
     def __init__(self, serving: ServingConfig, tracer: Tracer = NO_TRACER) -> None:
         self._serving, self._tracer = serving, tracer
@@ -91,29 +95,29 @@ class ReplicaClient:
         self._handles, self._engines = {}, {}
 
     def engine(self, card: StudentCard) -> str | None:
-        """See Backend."""
+        """The engine that answered last for a student; None before its first answer."""
         return self._engines.get(card.id)
 
     async def any_can_answer(self, cards: Sequence[StudentCard]) -> bool:
-        """See Backend."""
+        """True if one of the students has a replica that answers, or can get one."""
         return await self._ability.of_any({self._application(card) for card in cards})
 
     async def answer(
         self, card: StudentCard, questions: Sequence[Question], client: str
     ) -> Sequence[Reply | TooLong | Failed]:
-        """See Backend."""
+        """One outcome per question, in order."""
         return await self._call_all(card, "answer", questions, client)
 
     async def write(
         self, card: StudentCard, requests: Sequence[TextRequest], client: str
     ) -> Sequence[Piece | TooLong | Failed]:
-        """See Backend."""
+        """One whole text per request, in order."""
         return await self._call_all(card, "write", requests, client)
 
     async def stream(
         self, card: StudentCard, request: TextRequest, client: str
     ) -> AsyncGenerator[Piece | TooLong | Failed, None]:
-        """See Backend. Closing the generator cancels the text. If a replica dies before the first piece, another one is called."""
+        """One text while it is generated. Closing the generator cancels it. If a replica dies before the first piece, another is called."""
         student = self._handle(card).options(stream=True)
         if self._poison.refuses(card.content, request.whole):
             yield Failed(kills=True)

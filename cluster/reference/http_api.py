@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -49,19 +49,10 @@ def _document() -> dict[str, Any]:
     """The OpenAPI document. Routes only read the settings before the first request."""
     from pipelines.config.serving import KeysConfig, ServingConfig
     from serving.api.api_keys import KeyRing
-    from serving.api.backend import Backend
-    from serving.api.middleware import Metrics
     from serving.api.routes import Api, create_app
-    from serving.registry import Registry
 
-    absent = cast(Any, None)
-    api = Api(
-        lambda: cast(Registry, absent),
-        cast(Backend, absent),
-        ServingConfig(),
-        KeyRing(KeysConfig()),
-        cast(Metrics, absent),
-    )
+    absent: Any = None
+    api = Api(lambda: absent, absent, ServingConfig(), KeyRing(KeysConfig()), absent)
     app: Any = create_app(api).app
     return dict(app.openapi())
 

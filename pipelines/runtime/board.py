@@ -14,31 +14,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from pipelines.runtime import terminal
 from pipelines.runtime.durations import duration
-from pipelines.runtime.progress_file import Clock, Counted
+from pipelines.runtime.progress_file import Clock
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
 
+    from pipelines.runtime.progress import Progress
+
 _BAR_CHARACTERS = 20
 _REUSED_S = 1.0
 """A stage that ends sooner has reused its artifact, and says nothing about this machine's speed."""
-
-
-class Counter(Protocol):
-    """The progress of the stage that runs (progress.Progress), or of a part of it."""
-
-    title: str
-
-    def counted(self) -> Counted:
-        """The counts now."""
-
-    def text(self) -> str:
-        """The counts, rate or phase, time left and detail, in words."""
 
 
 @dataclass
@@ -64,7 +54,7 @@ class Board:
         """
         self._clock, self._began = clock, clock()
         self._stages = [_Stage(title, (expected_s or {}).get(title)) for title in titles]
-        self._counter: Counter | None = None
+        self._counter: Progress | None = None
         self._console = console
         self._live: Live | None = None
 
@@ -97,8 +87,8 @@ class Board:
             raise ValueError(f"{title} has not begun")
         stage.seconds, stage.result = self._clock() - stage.began, result
 
-    def show(self, counter: Counter | None) -> None:
-        """The stage that runs counts here."""
+    def show(self, counter: Progress | None) -> None:
+        """The stage that runs, or a part of it, counts here."""
         self._counter = counter
 
     def seconds_left(self) -> float | None:

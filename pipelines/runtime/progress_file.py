@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.stage_progress import StageName, StageProgress
@@ -24,6 +24,9 @@ from pipelines.runtime.terminal import say
 from pipelines.storage.manifest import now
 from pipelines.storage.process_identity import this_process
 from pipelines.storage.store import PROGRESS, Store
+
+if TYPE_CHECKING:
+    from pipelines.runtime.progress import Progress
 
 EVERY_S = 2.0
 EVERY_S_ON_OBJECT_STORES = 10.0  # every write is a PUT, which costs money
@@ -43,16 +46,6 @@ class Counted:
     per_second: float
     seconds_left: float | None
     detail: str
-
-
-class Board(Protocol):
-    """Counts the units of the stage, and draws them in the terminal (progress.Progress)."""
-
-    def counted(self) -> Counted:
-        """The counts now."""
-
-    def refresh(self) -> None:
-        """Draw them again."""
 
 
 class ProgressFile:
@@ -77,7 +70,7 @@ class ProgressFile:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._keep_writing, daemon=True, name=f"{stage}-progress")
         self._warned = False
-        self._board: Board | None = None
+        self._counter: Progress | None = None
         self._phase, self._phase_began = "", clock()
         self._progress = self._first(stage, unit)
 
@@ -114,11 +107,11 @@ class ProgressFile:
         with self._lock:
             return self._phase, self._clock() - self._phase_began
 
-    def show(self, board: Board | None) -> None:
-        """Take the counts from this board. None: keep the last counts."""
-        if board is None and self._board is not None:
-            self._take(self._board.counted())
-        self._board = board
+    def show(self, counter: Progress | None) -> None:
+        """Take the counts from here. None: keep the last counts."""
+        if counter is None and self._counter is not None:
+            self._take(self._counter.counted())
+        self._counter = counter
 
     def write(self) -> None:
         """Write the file and set the gauges. A failure is shown once, and ends nothing."""
@@ -126,10 +119,10 @@ class ProgressFile:
             self._check_lock()
         except StageFailedError:  # the next step of a commit reports it
             return
-        board = self._board
-        if board is not None:
-            self._take(board.counted())
-            board.refresh()
+        counter = self._counter
+        if counter is not None:
+            self._take(counter.counted())
+            counter.refresh()
         phase, phase_s = self.current_phase()
         self._update()
         with self._lock:

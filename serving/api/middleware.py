@@ -17,7 +17,7 @@ import re
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from opentelemetry.trace import Tracer
 from pydantic import JsonValue
@@ -25,6 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.request_context import RequestContext
 from serving.tracing import NO_TRACER, end_request, request_span
+
+if TYPE_CHECKING:
+    from serving.metrics import IngressMetrics
 
 ACCESS_LOG = "raystill.access"
 REQUEST_ID = "x-request-id"
@@ -38,28 +41,12 @@ _PROBES = ("/healthz", "/readyz")
 _logger = logging.getLogger(ACCESS_LOG)
 
 
-class Metrics(Protocol):
-    """Receives the numbers of each request."""
-
-    def request(self, route: str, model: str, status: int, seconds: float, code: str | None) -> None:
-        """One answered request."""
-        ...
-
-    def tokens(self, model: str, read: int, written: int) -> None:
-        """Tokens of one answer."""
-        ...
-
-    def first_token(self, model: str, seconds: float) -> None:
-        """The first piece of a stream."""
-        ...
-
-
 @dataclass(frozen=True)
 class RequestMiddleware:
     """Wraps an application."""
 
     app: ASGIApp
-    metrics: Metrics
+    metrics: IngressMetrics
     access_log: bool
     log_text: bool
     sets_request_id: bool

@@ -1,4 +1,4 @@
-"""The HTTP application. It knows students by their cards and calls them through a `Backend`.
+"""The HTTP application. It knows students by their cards and calls them through a ReplicaClient.
 
 If keys are configured, `/v1/*` needs one. `/`, health and the OpenAPI document are always open.
 """
@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -21,12 +22,11 @@ from pipelines.storage.manifest import library_versions
 from pipelines.tasks.base import Task
 from serving.api import event_stream
 from serving.api.api_keys import KeyRing
-from serving.api.backend import Backend
 from serving.api.body_limit import BodyLimitMiddleware
 from serving.api.errors import ApiError, add_error_handlers
 from serving.api.guarded_route import guarded_router
 from serving.api.host_check import HostMiddleware, answered_hosts
-from serving.api.middleware import REQUEST_ID, Metrics, RequestMiddleware
+from serving.api.middleware import REQUEST_ID, RequestMiddleware
 from serving.api.models import Model, ModelList, describe
 from serving.api.openai_requests import (
     ChatRequest,
@@ -52,6 +52,10 @@ from serving.page import CONTENT_SECURITY_POLICY, page
 from serving.registry import READ_AGAIN_S, Registry
 from serving.tracing import NO_TRACER
 
+if TYPE_CHECKING:
+    from serving.metrics import IngressMetrics
+    from serving.replica_client import ReplicaClient
+
 _RANDOM = random.SystemRandom()
 _BODY_TIMEOUT_S = 10.0
 """Short, because a request that waits for its body occupies one of the ingress' places."""
@@ -63,10 +67,10 @@ class Api:
 
     registry: Callable[[], Registry]
     """The students now: they may change while requests run."""
-    backend: Backend
+    backend: ReplicaClient
     settings: ServingConfig
     keys: KeyRing
-    metrics: Metrics
+    metrics: IngressMetrics
 
     def max_inputs(self) -> int:
         """Inputs per request. More than the queue holds could never be answered."""

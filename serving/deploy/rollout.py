@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import serve
@@ -12,7 +13,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import StageFailedError
-from pipelines.runtime.compat.ray import ServeController, delete_applications, serve_controller
+from pipelines.runtime.compat.ray import delete_applications, serve_controller
 from serving.app import LOGGING
 from serving.deploy.address import check_running_proxy, check_tls
 from serving.deploy.phases import gone_students, is_ours, phases, restored
@@ -104,7 +105,7 @@ def serve_students(
     return endpoint
 
 
-def _controller(config: ServeDeploySchema, serving: ServingConfig) -> ServeController:
+def _controller(config: ServeDeploySchema, serving: ServingConfig) -> Any:
     """The controller of the running Serve, or of a new one. Raises UserError if the endpoint's address is not free."""
     controller = serve_controller() if ray.is_initialized() else None
     if controller is not None:
@@ -118,7 +119,7 @@ def _controller(config: ServeDeploySchema, serving: ServingConfig) -> ServeContr
     return controller
 
 
-def _deployed(controller: ServeController) -> dict[str, ServeApplicationSchema]:
+def _deployed(controller: Any) -> dict[str, ServeApplicationSchema]:
     """The applications that config files have deployed, by name. Those of `serve.run` have no config, and no config file changes them."""
     applications = controller.get_serve_details()["applications"]
     return {
@@ -128,9 +129,7 @@ def _deployed(controller: ServeController) -> dict[str, ServeApplicationSchema]:
     }
 
 
-def _deploy(
-    controller: ServeController, config: ServeDeploySchema, applications: Sequence[ServeApplicationSchema]
-) -> None:
+def _deploy(controller: Any, config: ServeDeploySchema, applications: Sequence[ServeApplicationSchema]) -> None:
     """Make Serve run these applications. It ends others that a config file has deployed."""
     controller.deploy_apps(
         ServeDeploySchema.model_validate({**as_document(config), "applications": list(applications)})

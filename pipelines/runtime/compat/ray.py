@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.data import DataContext
@@ -40,22 +40,6 @@ class AutoscalerState:
     """Nodes that are requested or starting, by node group."""
     failures: tuple[str, ...]
     """Launches that the provider refused, as `COUNT x GROUP: REASON`."""
-
-
-class ServeController(Protocol):
-    """The part of Serve's controller client that deploys applications."""
-
-    http_config: Any
-    """Serve's HTTPOptions."""
-
-    def deploy_apps(self, config: Any) -> None:
-        """Make Serve run exactly the applications of a ServeDeploySchema."""
-
-    def get_serve_details(self) -> dict[str, Any]:
-        """Applications by name, under `applications`, each with its `deployed_app_config`."""
-
-    def delete_apps(self, names: list[str], blocking: bool) -> None:
-        """End applications; wait for their end if `blocking`."""
 
 
 def has_autoscaler() -> bool:
@@ -132,7 +116,7 @@ def start_command() -> list[str]:
     return [sys.executable, "-m", "ray.scripts.scripts", "start"]
 
 
-def serve_controller() -> ServeController | None:
+def serve_controller() -> Any:
     """Client of the running Serve's controller; None if Serve does not run.
 
     Private: `serve.run` replaces one application and cannot change several at once, and the REST API needs a dashboard, which a Ray on
@@ -140,8 +124,7 @@ def serve_controller() -> ServeController | None:
     """
     from ray.serve.context import _get_global_client
 
-    client: ServeController | None = _get_global_client(raise_if_no_controller_running=False)
-    return client
+    return _get_global_client(raise_if_no_controller_running=False)
 
 
 async def application_states() -> dict[str, str] | None:
