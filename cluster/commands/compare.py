@@ -24,6 +24,7 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
         UserError: the run fails a check.
         StageFailedError: a cell failed; the others are reported.
     """
+    from cluster.commands.staged import StagedRun
     from cluster.commands.stages import stages_to_execute
     from cluster.commands.summary import print_summary, stage_summary
     from cluster.session.command_log import command_log
@@ -31,7 +32,6 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     from pipelines.checks import COMMANDS, check_run, warnings
     from pipelines.compare.model import ComparisonReport
     from pipelines.compare.stage import compare, is_finished
-    from pipelines.run import run_stage
     from pipelines.scoring.model import read_report
 
     run = load_run(run_file, overrides)
@@ -43,15 +43,13 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
         work = stages_to_execute(run, ("label",))
         if work or not is_finished(run):  # no nodes are requested for a finished comparison
             work = [*work, "train", "evaluate"]
-        with ray_session(run, work, verbose=verbose):
-            began = time.monotonic()
-            labels = run_stage(run, "label")
+        staged = StagedRun(run, ("label", "compare"))
+        with staged.shown(), ray_session(run, work, verbose=verbose):
+            staged.run(("label",))
             labelled = time.monotonic()
-            manifest = compare(run)
-    summaries = [
-        stage_summary(run, "label", labels, labelled - began),
-        stage_summary(run, "compare", manifest, time.monotonic() - labelled),
-    ]
+            with staged.step("compare"):
+                manifest = compare(run)
+    summaries = [*staged.summaries, stage_summary(run, "compare", manifest, time.monotonic() - labelled)]
     store = Store(run.output).child("compare")
     report = read_report(store, ComparisonReport)
     print_summary(summaries, as_json=as_json, extra={"report": report.model_dump(mode="json")})

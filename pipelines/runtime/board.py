@@ -1,4 +1,4 @@
-"""One live board for a command of several stages: what is done, what runs, what comes, and the time left.
+"""One live board for the stages of a command: what is done, what runs, what comes, and the time left.
 
       label     1 min 02 s  600 read = 599 accepted + 1 rejected
     > train           34 s  ━━━━━━━━━───────────  40,960/86,112 tokens, 1,204.3 tokens/s, 37 s left, step 40/84, loss: label 0.412
@@ -121,11 +121,12 @@ class Board:
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column()  # the counts wrap, so that a narrow terminal cuts none
         comes_next = True
         for stage in self._stages:
             if stage.seconds is not None:
-                table.add_row(Text(f"  {stage.title}"), duration(stage.seconds), Text(stage.result))
+                result = Text(stage.result, no_wrap=True, overflow="ellipsis")
+                table.add_row(Text(f"  {stage.title}"), duration(stage.seconds), result)
             elif stage.began is not None:
                 elapsed = duration(round(self._clock() - stage.began))
                 table.add_row(Text(f"> {stage.title}", style="bold"), elapsed, Text(self._running()))

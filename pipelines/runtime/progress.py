@@ -1,27 +1,18 @@
-"""Progress of a stage on stderr: done, rate, time left. A live bar in a terminal, or a row of the command's board (board.py). Elsewhere a
-line every ten seconds.
+"""Progress of a stage on stderr: done, rate, time left. In a terminal the row of the command's board (board.py), elsewhere a line every
+ten seconds.
 
 Rate and time left come from the last minute. So a slow start is forgotten after a minute, and the rate of stopped work falls to 0.
 Work whose units take minutes sets a longer `window_s`. With a ProgressFile (progress_file.py) the same counts go to the file of the stage,
 and the line shows the stage's phase while nothing is counted: `label: 0/2,000 rows, starting engine, 31 s`.
-
-If logging accepts INFO, the lines are log records of `raystill.progress` with their figures as fields. With
-RAY_LOGGING_CONFIG_ENCODING=JSON Ray writes each as a JSON object: {"message": "label: 200/2,000 rows, ...", "stage": "label",
-"phase": "", "done": 200, "total": 2000, "unit": "rows", "per_s": 20.0, "seconds_left": 90.0, "detail": "...", "job_id": ...}.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
 from types import TracebackType
 from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
 
 from pipelines.runtime import terminal
 from pipelines.runtime.board import current_board
@@ -32,7 +23,6 @@ from pipelines.runtime.stage_progress import counted, phase_text, rate_text
 RATE_WINDOW_S = 60.0
 _LINE_EVERY_S = 10.0
 _MARK_EVERY_S = 1.0
-_log = logging.getLogger("raystill.progress")
 
 
 class RecentRate:
@@ -77,7 +67,7 @@ class Progress:
 
     def __init__(
         self, title: str, total: int | None, unit: str, start: int = 0, clock: Clock = time.monotonic,
-        console: Console | None = None, window_s: float = RATE_WINDOW_S, file: ProgressFile | None = None,
+        window_s: float = RATE_WINDOW_S, file: ProgressFile | None = None,
     ) -> None:  # fmt: skip
         self.title, self.total, self.unit = title, total, unit
         self.done = self._start = start
@@ -86,22 +76,9 @@ class Progress:
         self._detail = ""
         self._recent = RecentRate(start, clock, window_s)
         self._last_line = clock()
-        self._board = None if console else current_board()
-        console = console or terminal.console()
-        self._bar: RichProgress | None = None
-        if console.is_terminal and self._board is None:
-            redirect = not terminal.has_log()
-            self._bar = RichProgress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
-                TextColumn("{task.fields[detail]}", markup=False), console=console, transient=True,
-                redirect_stdout=redirect, redirect_stderr=redirect,
-            )  # fmt: skip
-            self._task = self._bar.add_task(title, total=total, completed=start, rate="", left="", detail="")
+        self._board = current_board()
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
         if self._board:
             self._board.show(self)
         if self._file:
@@ -113,8 +90,6 @@ class Progress:
             self._file.show(None)
         if self._board:
             self._board.show(None)
-        if self._bar:
-            self._bar.stop()
 
     @property
     def rate(self) -> float:
@@ -132,8 +107,6 @@ class Progress:
         with self._lock:
             self.total, self.done, self._start = total, start, start
             self._recent = RecentRate(start, self._clock, self._window_s)
-            if self._bar:
-                self._bar.update(self._task, total=total, completed=start)
 
     def advance(self, amount: int, detail: str = "") -> None:
         """Add `amount` units, which ends the phase of the stage. `detail` ends the line."""
@@ -152,42 +125,17 @@ class Progress:
             return Counted(self.unit, self.done, self.total, self.rate, left, self._detail)
 
     def refresh(self) -> None:
-        """Draw the bar, or print a line if the last one is ten seconds old."""
+        """Print a line if no board shows the counts and the last line is ten seconds old."""
         with self._lock:
-            if self._bar:
-                rate, left = self._rate(), self._left()
-                self._bar.update(
-                    self._task, total=self.total, completed=self.done, rate=rate, left=left, detail=self._detail
-                )
-            elif self._board is None and self._clock() - self._last_line >= _LINE_EVERY_S:
+            if self._board is None and self._clock() - self._last_line >= _LINE_EVERY_S:
                 self._last_line = self._clock()
-                if _log.isEnabledFor(logging.INFO):
-                    _log.info(self._line(), extra=self._fields())
-                else:
-                    terminal.say(self._line())
+                terminal.say(f"{self.title}: {self.text()}")
 
     def text(self) -> str:
         """Counts, rate or phase, time left and detail."""
         with self._lock:
             parts = [counted(self.done, self.total, self.unit), self._rate(), self._left(), self._detail]
             return ", ".join(part for part in parts if part)
-
-    def _line(self) -> str:
-        return f"{self.title}: {self.text()}"
-
-    def _fields(self) -> dict[str, object]:
-        state = self.counted()
-        phase, _ = self._phase()
-        return {
-            "stage": self.title,
-            "phase": phase,
-            "done": state.done,
-            "total": state.total,
-            "unit": state.unit,
-            "per_s": state.per_second,
-            "seconds_left": state.seconds_left,
-            "detail": state.detail,
-        }
 
     def _rate(self) -> str:
         """The phase, or the rate. Empty before anything is counted: a rate of 0 would look like stopped work."""

@@ -47,9 +47,10 @@ PHASES = "starting engine|tokenising|starting workers|first step|exporting the s
 CHECKPOINT = r"checkpoint of step [\d,]+"
 STEP = rf"step \d+/\d+, loss: label [\d.]+, rationale [\d.]+(, {CHECKPOINT})?"
 DETAILS = rf"[\d.]+% accepted, [\d.]+% rejected|{STEP}|{CHECKPOINT}|student('s rationales)?|untrained student"
-BAR = (
-    rf"[━╸╺ ]{{20,40}} +\d+/(\d+|\?) (rows|tokens|examples) *( [\d.]+ \w+/s| ({PHASES}), {DURATION})?"
-    rf" \d:\d\d:\d\d *( {DURATION} left)?( +({DETAILS}))?"
+PART = rf"[\d,]+(/[\d,]+)? (rows|tokens|examples)|[\d.]+ \w+/s|({PHASES}), {DURATION}|{DURATION} left|{DETAILS}"
+BOARD = (
+    rf"> (label|train|evaluate) +{DURATION}( +[━─]{{20}})?( +({PART})(, ({PART}))*)?|\w+ +{DURATION}  .*"
+    rf"|{DURATION} so far(, about {DURATION} left)?"
 )
 TABLE = r"[┏┡└][━┳╇─┴]+[┓┩┘]|[┃│].*[┃│]"
 RESUME = (
@@ -57,7 +58,7 @@ RESUME = (
     r"|There is no checkpoint yet; the same command starts over from step 0|The last checkpoint is of step [\d,]+; .*"
     r"|The same command resumes from the last checkpoint in \S+, if there is one)\."
 )
-STAGE = rf"sums: \w+ -> \S+/out|\w+ +{BAR}( *\^C)?|{TABLE}|{RESUME}|log: \S+\.log"
+STAGE = rf"sums: \w+ -> \S+/out|({BOARD})( *\^C)?|{TABLE}|{RESUME}|log: \S+\.log"
 SCORES = (
     r"sums: 20 held-out examples|A student of .* held-out examples.*|report: \S+/report\.html"
     r"|teacher: the labels have none .*|majority label: `3`.*|(untrained )?student: transformers, float32, [\d.]+ m?s per example.*"
@@ -142,7 +143,7 @@ def _before_signal(command: str, exit_code: int, ray: str, shown: str) -> None:
 def test_a_terminal_shows_our_lines_and_nothing_stays(
     tmp_path: Path, command: str, end: str, begun: str, exit_code: int
 ) -> None:
-    env = environment() | {"RAYSTILL_CACHE": str(tmp_path / "cache")}
+    env = environment() | {"RAYSTILL_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
     if command == "serve":
         arguments = _serve(tmp_path, end)
     else:

@@ -1,11 +1,9 @@
-import io
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from pipelines.runtime.progress import Progress
 from pipelines.runtime.progress_file import ProgressFile
@@ -21,7 +19,7 @@ def live(tmp_path: Path) -> ProgressFile:
 
 @pytest.fixture
 def progress(live: ProgressFile) -> Progress:
-    return Progress("train", None, "tokens", file=live, console=Console(file=io.StringIO()))
+    return Progress("train", None, "tokens", file=live)
 
 
 @pytest.fixture
