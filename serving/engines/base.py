@@ -1,6 +1,6 @@
 """The protocol of engines, and what all of them share: questions to generation requests, tokens to text.
 
-A new engine is a subclass and one entry in serving/engines/select.py.
+A new engine is a subclass, an entry in serving/engines/select.py, and one in pipelines/students/decoding/engines.py.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -35,8 +35,6 @@ class Engine(ABC):
 
     name: ClassVar[str]
     """The value of `serving.engine`."""
-    weights: ClassVar[Mapping[Family, tuple[str, ...]]]
-    """Families that it runs, each with the values of `serving.weights` that it takes."""
     continuous: ClassVar[bool] = False
     """True if every text slows all others, because they share each step. False: batches, and an express one for short texts."""
     draws_with_seeds: ClassVar[bool] = True
@@ -60,11 +58,6 @@ class Engine(ABC):
         # One thread: the tokenizer's settings are no place for two.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self._label_set = label_sets(tokenizer)
-
-    @classmethod
-    def device_problem(cls, serving: ServingConfig) -> str | None:
-        """Why it does not run on the replica's device; None if it does."""
-        return None
 
     @classmethod
     def cpu_environment(cls, serving: ServingConfig) -> dict[str, str]:

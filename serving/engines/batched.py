@@ -6,16 +6,15 @@ import asyncio
 import itertools
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Self
+from typing import Self
 
 from pipelines.config.serving import ServingConfig
 from pipelines.runtime.cpus import threads_of_each
-from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, Student
-from pipelines.students.decoding.engines import FACTS
+from pipelines.students.decoding import GenerationOutput, GenerationRequest, Student
 from serving.engines.base import Engine, EngineUnsuitableError, replicas_per_machine
 from serving.engines.dynamic_batching import DynamicBatcher, Size
 from serving.metrics import ReplicaMetrics
@@ -192,12 +191,6 @@ class TransformersEngine(BatchedEngine):
     """Both families, on CPUs and GPUs."""
 
     name = "transformers"
-    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = FACTS["transformers"].weights
-
-    @classmethod
-    def device_problem(cls, serving: ServingConfig) -> str | None:
-        """See Engine."""
-        return "it computes on one GPU" if serving.gpus_per_replica > 1 else None
 
     @staticmethod
     def _load_student(card: StudentCard, serving: ServingConfig) -> Student:
@@ -213,13 +206,7 @@ class Ctranslate2Engine(BatchedEngine):
     """Encoder-decoder students on CPUs."""
 
     name = "ctranslate2"
-    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = FACTS["ctranslate2"].weights
     draws_with_seeds = False
-
-    @classmethod
-    def device_problem(cls, serving: ServingConfig) -> str | None:
-        """See Engine."""
-        return FACTS["ctranslate2"].gpu_problem if serving.gpus_per_replica else None
 
     @staticmethod
     def _load_student(card: StudentCard, serving: ServingConfig) -> Student:

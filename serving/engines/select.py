@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from pipelines.students.decoding import Family
-from pipelines.students.decoding.engines import EngineChoice, EngineFacts, open_first
+from pipelines.students.decoding.engines import EngineChoice, open_first
 from serving.engines.base import Engine
 from serving.engines.batched import Ctranslate2Engine, TransformersEngine
 from serving.engines.vllm import VllmEngine
@@ -17,12 +17,12 @@ from serving.model_card import StudentCard, check_unchanged
 ENGINES: dict[str, type[Engine]] = {
     engine.name: engine for engine in (VllmEngine, Ctranslate2Engine, TransformersEngine)
 }
-"""By name. `serving.engine: auto` takes the first that runs the student's family with these weights on this device."""
+"""By name. What they run, in the order of preference: FACTS in pipelines/students/decoding/engines.py."""
 
 
 def engine_name(family: Family, serving: ServingConfig) -> str:
     """The engine for a family. Raises UserError if the configured engine does not run it, or not with these weights."""
-    name = _candidates(family, serving)[0].name
+    name = _candidates(family, serving)[0]
     if serving.engine_args and name != "vllm":
         value = f"serving.engine_args {', '.join(serving.engine_args)}"
         raise UserError(value, f"{name} runs {family} students, and only vLLM has them", "Remove them.")
@@ -31,7 +31,7 @@ def engine_name(family: Family, serving: ServingConfig) -> str:
 
 def draws_with_seeds(family: Family, serving: ServingConfig) -> bool:
     """True if the same seed gives the same sampled text again."""
-    return _candidates(family, serving)[0].draws_with_seeds
+    return ENGINES[_candidates(family, serving)[0]].draws_with_seeds
 
 
 def start_engine(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Engine:
@@ -41,8 +41,9 @@ def start_engine(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetr
         UserError: as `engine_name`; the files cannot be loaded or are now those of another student; or the engine does not start.
     """
     check_unchanged(card)
-    names = [engine.name for engine in _candidates(card.family, serving)]
-    return open_first(names, lambda name: ENGINES[name].load(card, serving, metrics), "serving.engine")
+    return open_first(
+        _candidates(card.family, serving), lambda name: ENGINES[name].load(card, serving, metrics), "serving.engine"
+    )
 
 
 def cpu_environment(serving: ServingConfig, engines: Iterable[str]) -> dict[str, str]:
@@ -53,8 +54,5 @@ def cpu_environment(serving: ServingConfig, engines: Iterable[str]) -> dict[str,
     return variables
 
 
-def _candidates(family: Family, serving: ServingConfig) -> list[type[Engine]]:
-    """The engines that may run the student, in order of preference; at least one."""
-    facts = {name: EngineFacts(engine.weights, engine.device_problem(serving)) for name, engine in ENGINES.items()}
-    choice = EngineChoice(serving.engine, serving.weights, serving.gpus_per_replica, "serving")
-    return [ENGINES[name] for name in choice.candidates(family, facts)]
+def _candidates(family: Family, serving: ServingConfig) -> list[str]:
+    return EngineChoice(serving.engine, serving.weights, serving.gpus_per_replica, "serving").candidates(family)

@@ -7,9 +7,9 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError, last_line
@@ -22,13 +22,11 @@ from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.content import checked_copy
 from pipelines.students.decoding import (
-    Family,
     GenerationOutput,
     GenerationRequest,
     check_student_files,
 )
 from pipelines.students.decoding.constrained import label_walk
-from pipelines.students.decoding.engines import FACTS
 from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.vllm_settings import (
     check_cpu_attention,
@@ -52,7 +50,6 @@ class VllmEngine(Engine):
 
     name = "vllm"
     continuous = True
-    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = FACTS["vllm"].weights
 
     def __init__(self, card: StudentCard, serving: ServingConfig, engine: Any, *, silent_after_s: float = 60.0) -> None:
         """

@@ -29,18 +29,21 @@ class EngineFacts:
 
     weights: Mapping[Family, tuple[str, ...]]
     """Families that it runs, each with the weights that it takes."""
-    gpu_problem: str | None = None
-    """Why it does not run on GPUs; None if it does."""
+    most_gpus: int = 16
+    gpu_problem: str = ""
+    """Why it does not compute on more."""
 
 
 FACTS: dict[str, EngineFacts] = {
     "vllm": EngineFacts({"decoder-only": ("float32", "bfloat16", "float16")}),
     "ctranslate2": EngineFacts(
-        {"encoder-decoder": ("float32", "int8")}, "it is built for CUDA 12, and torch's libraries are of CUDA 13"
+        {"encoder-decoder": ("float32", "int8")}, 0, "it is built for CUDA 12, and torch's libraries are of CUDA 13"
     ),
     # T5's activations leave the range of float16.
     "transformers": EngineFacts(
-        {"encoder-decoder": ("float32", "bfloat16"), "decoder-only": ("float32", "bfloat16", "float16")}
+        {"encoder-decoder": ("float32", "bfloat16"), "decoder-only": ("float32", "bfloat16", "float16")},
+        1,
+        "it computes on one GPU",
     ),
 }
 """By name, in the order of preference."""
@@ -56,16 +59,16 @@ class EngineChoice:
     section: str = "evaluation"
     """Section of `engine` and of the number of GPUs."""
 
-    def candidates(self, family: Family, facts: Mapping[str, EngineFacts] = FACTS) -> list[str]:
+    def candidates(self, family: Family) -> list[str]:
         """The engines that may run a student of the family, in order of preference; at least one.
 
         Raises:
             UserError: the engine does not run the family, or not on this device, or not with these weights.
         """
         if self.engine != "auto":
-            self._check(family, facts)
+            self._check(family)
             return [self.engine]
-        usable = {name: one for name, one in facts.items() if family in one.weights and self._problem(one) is None}
+        usable = {name: one for name, one in FACTS.items() if family in one.weights and self.gpus <= one.most_gpus}
         if found := [name for name, one in usable.items() if self.weights in one.weights[family]]:
             return found
         if not usable:
@@ -75,29 +78,17 @@ class EngineChoice:
         rule = f"no engine has these weights for {family} students on {'GPUs' if self.gpus else 'CPUs'}"
         raise UserError(f"serving.weights {self.weights}", rule, f"Set one of {', '.join(weights)}.")
 
-    def open(self, family: Family, load: Callable[[str], Opened]) -> Opened:
-        """Load a student by the name of an engine. If `auto` selects an engine that does not know the model, the next one loads it.
-
-        Raises:
-            UserError: as `candidates`, or from `load`, or if the configured engine does not know the model.
-        """
-        names = self.candidates(family)
-        return open_first(names, load, f"{self.section}.engine")
-
     @property
     def _gpus_key(self) -> str:
         return f"{self.section}.{'gpus_per_replica' if self.section == 'serving' else 'gpus_per_worker'}"
 
-    def _problem(self, facts: EngineFacts) -> str | None:
-        return facts.gpu_problem if self.gpus else None
-
-    def _check(self, family: Family, facts: Mapping[str, EngineFacts]) -> None:
-        engine, key = facts[self.engine], f"{self.section}.engine {self.engine}"
+    def _check(self, family: Family) -> None:
+        engine, key = FACTS[self.engine], f"{self.section}.engine {self.engine}"
         if family not in engine.weights:
-            others = ", ".join(name for name, other in facts.items() if family in other.weights)
+            others = ", ".join(name for name, other in FACTS.items() if family in other.weights)
             raise UserError(key, f"it does not run {family} students", f"Set auto, or one of {others}.")
-        if problem := self._problem(engine):
-            raise UserError(key, problem, f"Set auto, or {self._gpus_key}: 0.")
+        if self.gpus > engine.most_gpus:
+            raise UserError(key, engine.gpu_problem, f"Set auto, or {self._gpus_key}: {engine.most_gpus}.")
         if self.weights not in engine.weights[family]:
             rule = f"{self.engine} has no such weights for {family} students"
             remedy = f"Set one of {', '.join(engine.weights[family])}."
@@ -105,7 +96,7 @@ class EngineChoice:
 
 
 def open_first(names: list[str], load: Callable[[str], Opened], key: str) -> Opened:
-    """Load a student with the first of the engines that knows its model.
+    """Load a student by the name of an engine: the first of these that knows its model.
 
     Args:
         key: the run file's key, for messages.
@@ -135,7 +126,7 @@ def open_student(
         max_new_tokens: longest answer, if it is longer than the student's targets.
 
     Raises:
-        UserError: as `EngineChoice.open`, or the files cannot be loaded.
+        UserError: as `EngineChoice.candidates` and `open_first`, or the files cannot be loaded.
     """
     from pipelines.runtime.cpus import threads_of_each
 
@@ -156,4 +147,4 @@ def open_student(
                 raise EngineUnsuitableError(str(error)) from error
         return Student.load(folder, device="cuda" if choice.gpus else "cpu", dtype=choice.weights)
 
-    return choice.open(family, load)
+    return open_first(choice.candidates(family), load, f"{choice.section}.engine")

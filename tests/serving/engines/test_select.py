@@ -10,8 +10,9 @@ from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from pipelines.students.decoding import Family
 from pipelines.students.decoding.ctranslate2_student import ConversionError, Ctranslate2Student
+from pipelines.students.decoding.engines import FACTS
 from serving.engines import vllm as vllm_module
-from serving.engines.select import ENGINES, engine_name, start_engine
+from serving.engines.select import engine_name, start_engine
 from serving.engines.vllm import VllmEngine
 from serving.engines.vllm_settings import check_cpu_attention
 from serving.model_card import StudentCard, read_card
@@ -52,7 +53,7 @@ def start(student: StudentCard, **settings: Any) -> Any:
         ("encoder-decoder", {"weights": "bfloat16"}, "transformers"),
         ("encoder-decoder", {"gpus_per_replica": 1}, "transformers"),
         ("decoder-only", {"weights": "float16", "gpus_per_replica": 4}, "vllm"),
-        *[(family, {"engine": name}, name) for name, engine in ENGINES.items() for family in engine.weights],
+        *[(family, {"engine": name}, name) for name, facts in FACTS.items() for family in facts.weights],
     ],
 )
 def test_family_device_and_weights_select_the_engine(family: Family, settings: dict[str, Any], name: str) -> None:
@@ -69,7 +70,7 @@ def test_family_device_and_weights_select_the_engine(family: Family, settings: d
         ("encoder-decoder", {"engine": "ctranslate2", "gpus_per_replica": 1}, "CUDA"),
         ("encoder-decoder", {"gpus_per_replica": 1, "weights": "int8"}, "on GPUs. Set one of bfloat16, float32"),
         ("encoder-decoder", {"gpus_per_replica": 2}, "gpus_per_replica 2: no engine .* on 2 GPUs. Set serving.gpus_per_replica: 1"),
-        ("encoder-decoder", {"engine": "transformers", "gpus_per_replica": 2}, "it computes on one GPU"),
+        ("encoder-decoder", {"engine": "transformers", "gpus_per_replica": 2}, "on one GPU. Set auto, or .*: 1"),
         ("encoder-decoder", {"engine_args": {"swap_space": 1}}, "engine_args swap_space: ctranslate2 runs encoder-decoder students"),
     ],
 )  # fmt: skip
