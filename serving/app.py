@@ -20,7 +20,7 @@ from pipelines.config.serving import INGRESS_CPUS, AutoscalingDelays, ServingCon
 from pipelines.errors import UserError
 from serving.api.key_limits import LimitCounter
 from serving.engines.select import cpu_environment, engine_name
-from serving.engines.vllm_settings import VLLM_BATCH
+from serving.engines.vllm import VLLM_BATCH
 from serving.ingress import Ingress
 from serving.model_card import read_card
 from serving.replica import SharedStudents, StudentReplica

@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import difflib
 import itertools
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.config.serving import ServingConfig
-from pipelines.errors import UserError, last_line
+from pipelines.errors import UserError
 from pipelines.runtime.compat.vllm import engine_dead_error, ray_stat_logger, stat_logger_base
-from pipelines.runtime.cpus import inherited
 from pipelines.runtime.durations import duration
 from pipelines.runtime.terminal import own_log
 from pipelines.runtime.vllm_cpu import cpu_environment, engine_threads
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
-from pipelines.students.content import checked_copy
-from pipelines.students.decoding import (
-    GenerationOutput,
-    GenerationRequest,
-    check_student_files,
-)
+from pipelines.students.decoding import GenerationOutput, GenerationRequest
 from pipelines.students.decoding.constrained import label_walk
 from pipelines.students.decoding.label_scores import Scores
+from pipelines.students.decoding.vllm_settings import engine_arguments as student_arguments
 from pipelines.students.decoding.vllm_settings import (
-    check_cpu_attention,
     parts_of,
     returns_scores,
     sampling_parameters,
     scores_of,
+    vllm_files,
 )
-from serving.engines.base import Engine, EngineUnsuitableError, replicas_per_machine
-from serving.engines.vllm_settings import VLLM_BATCH, engine_arguments
+from serving.engines.base import Engine, replicas_per_machine
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
+if TYPE_CHECKING:
+    from vllm import AsyncEngineArgs
+
+VLLM_BATCH = 256
+"""Texts that vLLM generates at the same time by default (its max_num_seqs)."""
+_DEFAULTS = {"block_size"}
+"""Arguments that serving.engine_args replaces."""
 _PROBE_S = 20.0
 """Serve's limit for a health check is 30 s."""
 _FIRST_TOKEN_S = 120.0
@@ -79,23 +82,13 @@ class VllmEngine(Engine):
     def load(cls, card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Self:
         """See Engine."""
         store = Store(card.folder)
-        check_student_files(store)
         # Counted here: the process that deploys may run on another machine.
         threads = {} if serving.gpus_per_replica else engine_threads(replicas_per_machine(serving))
-        try:
-            with checked_copy(store, require_manifest(store, "student", "train RUN")) as folder, inherited(threads):
-                if not serving.gpus_per_replica:
-                    check_cpu_attention(str(folder))
-                return cls.start(card, serving, str(folder), metrics)
-        except (ImportError, ValueError) as error:  # vLLM is not installed, or does not know the architecture
-            raise EngineUnsuitableError(str(error)) from error
-        except RuntimeError as error:  # its process failed; that process' log lines say more than this error
-            rule = f"vLLM does not start for it ({last_line(error)})"
-            lower = "serving.max_batch_size" + (
-                " or serving.students_per_replica" if serving.students_per_replica else ""
-            )
-            remedy = f"See {own_log()}. If memory is short, lower {lower}, or set serving.engine: transformers."
-            raise UserError(store.shown(), rule, remedy) from error
+        shared = " or serving.students_per_replica" if serving.students_per_replica else ""
+        remedy = f"lower serving.max_batch_size{shared}, or set serving.engine: transformers"
+        manifest = require_manifest(store, "student", "train RUN")
+        with vllm_files(store, manifest, threads, gpus=serving.gpus_per_replica, remedy=remedy) as folder:
+            return cls.start(card, serving, folder, metrics)
 
     @classmethod
     def start(cls, card: StudentCard, serving: ServingConfig, folder: str, metrics: ReplicaMetrics) -> Self:
@@ -240,3 +233,39 @@ def _queue_times(metrics: ReplicaMetrics) -> type:
             pass
 
     return QueueTimes
+
+
+def engine_arguments(card: StudentCard, serving: ServingConfig, folder: str) -> AsyncEngineArgs:
+    """The settings of an engine for student files on this machine.
+
+    Raises:
+        UserError: vLLM has no argument of a name in `engine_args`, or another setting decides it.
+    """
+    from vllm import AsyncEngineArgs
+
+    arguments = student_arguments(
+        folder,
+        weights=serving.weights,
+        max_tokens=card.max_input_tokens + max(serving.max_new_tokens, card.max_target_tokens),
+        sequences=serving.max_batch_size or VLLM_BATCH,
+        gpu_share=1.0 / (serving.students_per_replica or 1) if serving.gpus_per_replica else None,
+    )
+    arguments["served_model_name"] = card.id  # the label of its metrics
+    if serving.gpus_per_replica > 1:
+        # Worker processes of this replica. By default vLLM would start actors, for which Ray has no GPUs left.
+        arguments |= {"tensor_parallel_size": serving.gpus_per_replica, "distributed_executor_backend": "mp"}
+    own = {*arguments, "tensor_parallel_size", "distributed_executor_backend"} - _DEFAULTS
+    check_engine_args(serving.engine_args, own, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
+    return AsyncEngineArgs(**{**arguments, **serving.engine_args})
+
+
+def check_engine_args(given: Collection[str], own: Collection[str], known: Sequence[str]) -> None:
+    """Raises UserError for the first name that cannot be set. `own`: those that other settings decide. `known`: vLLM's."""
+    for name in given:
+        value = f"serving.engine_args.{name}"
+        if name in own:
+            raise UserError(value, "other settings of the section, or the student, decide it", "Remove it.")
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 3)
+            remedy = f"Set {' or '.join(nearest)}." if nearest else "Remove it."
+            raise UserError(value, "vLLM has no such argument", remedy)

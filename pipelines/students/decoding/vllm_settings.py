@@ -1,13 +1,22 @@
-"""vLLM's own settings: of an engine, and of each request."""
+"""What the student's two engines in vLLM share: their files, the settings of an engine, and those of each request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pipelines.errors import UserError, last_line
 from pipelines.runtime.compat.vllm import cpu_attention_head_sizes
+from pipelines.runtime.cpus import inherited
+from pipelines.runtime.terminal import own_log
 from pipelines.runtime.vllm_cpu import cpu_arguments
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
+from pipelines.students.content import checked_copy
+from pipelines.students.decoding.checks import check_student_files
+from pipelines.students.decoding.engines import EngineUnsuitableError
 from pipelines.students.decoding.label_scores import LabelSet, Scores
 from pipelines.students.decoding.requests import GenerationRequest
 
@@ -18,6 +27,33 @@ _MEMORY_SHARE = 0.85
 """Of a GPU's memory, for all engines of a replica. Each engine takes its part at the start, whether or not it needs it."""
 _MAX_LOGPROBS = 128
 """Token ids for which one request may ask log-probabilities (vllm.sampling_params.MAX_LOGPROB_TOKEN_IDS)."""
+
+
+@contextmanager
+def vllm_files(
+    store: Store, manifest: Manifest, environment: Mapping[str, str], *, gpus: int, remedy: str
+) -> Iterator[str]:
+    """The checked files of a student in a local folder. The block starts vLLM with it.
+
+    Args:
+        environment: variables of the processes that it starts.
+        remedy: if memory is short.
+
+    Raises:
+        EngineUnsuitableError: vLLM is not installed, or does not know the model.
+        UserError: the files fail `check_student_files` or `checked_copy`, or the engine does not start.
+    """
+    check_student_files(store)
+    try:
+        with checked_copy(store, manifest) as folder, inherited(environment):
+            if not gpus:
+                check_cpu_attention(str(folder))
+            yield str(folder)
+    except (ImportError, ValueError) as error:
+        raise EngineUnsuitableError(str(error)) from error
+    except RuntimeError as error:  # its process failed; that process' log lines say more than this error
+        rule = f"vLLM does not start for it ({last_line(error)})"
+        raise UserError(store.shown(), rule, f"See {own_log()}. If memory is short, {remedy}.") from error
 
 
 def engine_arguments(

@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self, Unpack
 
-from pipelines.errors import UserError, last_line
-from pipelines.runtime.cpus import inherited
-from pipelines.runtime.terminal import own_log
 from pipelines.runtime.vllm_cpu import cpu_environment, engine_threads
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
-from pipelines.students.content import checked_copy
-from pipelines.students.decoding.checks import check_student_files
-from pipelines.students.decoding.engines import EngineUnsuitableError
 from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.requests import GenerationRequest
 from pipelines.students.decoding.sampling import IsCancelled, OnEnd, OnTokens
 from pipelines.students.decoding.transformers_student import Student, StudentLimits, student_limits
 from pipelines.students.decoding.vllm_settings import (
-    check_cpu_attention,
     engine_arguments,
     parts_of,
     returns_scores,
     sampling_parameters,
     scores_of,
+    vllm_files,
 )
 
 _CACHE_GIB = 1
@@ -51,35 +45,24 @@ class VllmStudent(Student):
         """Start an engine for the student of a folder or URI. Arguments as in `open_student`.
 
         Raises:
-            EngineUnsuitableError: vLLM is not installed, or does not know the model.
-            UserError: the artifact is not finished, its files fail `check_student_files`, or the engine does not start.
+            EngineUnsuitableError, UserError: as `vllm_files`, or the artifact is not finished.
         """
         store = Store(folder)
         manifest = require_manifest(store, "student", "train RUN")
-        check_student_files(store)
         limits = student_limits(manifest)
         environment = {} if gpus else {**cpu_environment(_CACHE_GIB), **engine_threads(workers)}
-        try:
-            with checked_copy(store, manifest) as path, inherited(environment):
-                if not gpus:
-                    check_cpu_attention(str(path))
-                from vllm import LLM
+        remedy = "lower evaluation.batch_size, or set evaluation.engine: transformers"
+        with vllm_files(store, manifest, environment, gpus=gpus, remedy=remedy) as path:
+            from vllm import LLM
 
-                arguments = engine_arguments(
-                    str(path),
-                    weights=weights,
-                    max_tokens=limits["max_input_tokens"] + max(limits["max_target_tokens"], max_new_tokens),
-                    sequences=sequences,
-                    gpu_share=1.0 if gpus else None,
-                )
-                return cls(LLM(**arguments), weights, **limits)
-        except (ImportError, ValueError) as error:
-            raise EngineUnsuitableError(str(error)) from error
-        except RuntimeError as error:  # its process failed; that process' log lines say more than this error
-            rule = f"vLLM does not start for it ({last_line(error)})"
-            lower = "lower evaluation.batch_size, or set evaluation.engine: transformers"
-            remedy = f"See {own_log()}. If memory is short, {lower}."
-            raise UserError(store.shown(), rule, remedy) from error
+            arguments = engine_arguments(
+                path,
+                weights=weights,
+                max_tokens=limits["max_input_tokens"] + max(limits["max_target_tokens"], max_new_tokens),
+                sequences=sequences,
+                gpu_share=1.0 if gpus else None,
+            )
+            return cls(LLM(**arguments), weights, **limits)
 
     def _generate(
         self,

@@ -11,10 +11,10 @@ from pipelines.errors import UserError
 from pipelines.students.decoding import Family
 from pipelines.students.decoding.ctranslate2_student import ConversionError, Ctranslate2Student
 from pipelines.students.decoding.engines import FACTS
+from pipelines.students.decoding.vllm_settings import check_cpu_attention
 from serving.engines import vllm as vllm_module
 from serving.engines.select import engine_name, start_engine
 from serving.engines.vllm import VllmEngine
-from serving.engines.vllm_settings import check_cpu_attention
 from serving.model_card import StudentCard, read_card
 from tests.support.fake_students import FakeMetrics
 from tests.support.tiny_students import write_student
@@ -93,7 +93,7 @@ def test_a_vllm_that_does_not_start_is_reported(student: StudentCard, vllm_start
 def test_transformers_runs_what_vllm_does_not_know(
     student: StudentCard, vllm_start: Mock, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(vllm_module, "check_cpu_attention", lambda _: None)
+    monkeypatch.setattr("pipelines.students.decoding.vllm_settings.check_cpu_attention", lambda _: None)
     vllm_start.side_effect = error
     assert start(student).name == "transformers"
     with pytest.raises(UserError, match=rf"serving\.engine vllm: {error}"):

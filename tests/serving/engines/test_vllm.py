@@ -13,8 +13,9 @@ import pytest
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from pipelines.students.decoding import GenerationRequest, LabelSet
+from pipelines.students.decoding.vllm_settings import sampling_parameters
 from serving.engines import vllm as module
-from serving.engines.vllm_settings import engine_arguments, sampling_parameters
+from serving.engines.vllm import engine_arguments
 from serving.messages import TextRequest
 from tests.support.fake_engines import vllm_engine
 from tests.support.fake_students import card
