@@ -57,7 +57,9 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> RequestMiddleware:
         """Serve calls it for the HTTP application; see `serve.ingress`."""
-        api = Api(lambda: self._reader.registry, self._replicas, self._serving, self._keys, self._metrics)
+        api = Api(
+            lambda: self._reader.registry, self._replicas, self._starts.any_can_answer, self._serving, self._keys, self._metrics
+        )  # fmt: skip
         return create_app(api, sets_request_id=False, tracer=self._tracer)
 
 

@@ -20,7 +20,6 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from pipelines.config.serving import ServingConfig
-from serving.ability import Ability
 from serving.api.errors import ApiError
 from serving.fair_queue import FairQueue, QueueFullError, Turns
 from serving.messages import Batch, Failed, Piece, Question, Reply, TextRequest, TooLong, UnavailableError
@@ -86,7 +85,6 @@ class ReplicaClient:
         self._engines: dict[str, str] = {}
         self._queues: dict[str, StudentQueue] = {}
         self._poison = Poison()
-        self._ability = Ability()
         self.open_requests: Counter[str] = Counter()
         """Requests in the queues and with the replicas, by student id."""
 
@@ -97,10 +95,6 @@ class ReplicaClient:
     def engine(self, card: StudentCard) -> str | None:
         """The engine that answered last for a student; None before its first answer."""
         return self._engines.get(card.id)
-
-    async def any_can_answer(self, cards: Sequence[StudentCard]) -> bool:
-        """True if one of the students has a replica that answers, or can get one."""
-        return await self._ability.of_any({self._application(card) for card in cards})
 
     async def answer(
         self, card: StudentCard, questions: Sequence[Question], client: str

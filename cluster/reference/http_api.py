@@ -52,7 +52,7 @@ def _document() -> dict[str, Any]:
     from serving.api.routes import Api, create_app
 
     absent: Any = None
-    api = Api(lambda: absent, absent, ServingConfig(), KeyRing(KeysConfig()), absent)
+    api = Api(lambda: absent, absent, absent, ServingConfig(), KeyRing(KeysConfig()), absent)
     app: Any = create_app(api).app
     return dict(app.openapi())
 

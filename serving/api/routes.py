@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,8 @@ class Api:
     registry: Callable[[], Registry]
     """The students now: they may change while requests run."""
     backend: ReplicaClient
+    any_can_answer: Callable[[Collection[str]], Awaitable[bool]]
+    """True if one of these students has a replica that answers, or can get one."""
     settings: ServingConfig
     keys: KeyRing
     metrics: IngressMetrics
@@ -150,10 +152,10 @@ def _open_routes(api: Api) -> APIRouter:
     @router.get("/readyz", responses={503: {"description": "No student can answer yet, or any more."}})
     async def readyz() -> Response:
         """Returns 200 while a student has a replica that answers, or can get one."""
-        started = [card for card in api.registry().cards if card.id not in api.registry().starting]
+        started = {card.id for card in api.registry().cards} - api.registry().starting
         if not started:
             return JSONResponse({"status": "starting"}, 503)
-        able = await api.backend.any_can_answer(started)
+        able = await api.any_can_answer(started)
         return JSONResponse({"status": "ready" if able else "failing"}, 200 if able else 503)
 
     return router

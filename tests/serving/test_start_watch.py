@@ -1,4 +1,4 @@
-"""Which students run, by the states that Serve reports."""
+"""Which students run, and whether any can answer, by the states that Serve reports."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,7 @@ import pytest
 from ray.exceptions import RayError
 
 from pipelines.config.serving import ServingConfig
-from pipelines.runtime.compat.ray import fails
-from serving import ability
+from pipelines.runtime.compat.ray import ApplicationState, fails
 from serving import start_watch as module
 from serving.start_watch import StartWatch
 from tests.support.clock import Clock
@@ -25,11 +24,14 @@ def serve_says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def say(*states: States, shared: bool = False) -> None:
         remaining = list(states)
 
-        async def application_states() -> dict[str, str]:
+        async def application_states() -> dict[str, ApplicationState]:
             found = remaining.pop(0) if len(remaining) > 1 else remaining[0]
             if isinstance(found, Exception):
                 raise found
-            return found if shared else {f"raystill-student-{name}": state for name, state in found.items()}
+            prefix = "" if shared else "raystill-student-"
+            return {
+                prefix + name: ApplicationState(state == "RUNNING", state == "fails") for name, state in found.items()
+            }
 
         monkeypatch.setattr(module, "application_states", application_states)
         monkeypatch.setattr(module, "_FIRST_POLL_S", 0.01)
@@ -53,28 +55,23 @@ async def test_new_students_are_watched_until_they_run(serve_says: Callable[...,
     assert await watch.starting(["a@2"]) == set(), "a student that has run keeps its share while it is deployed again"
 
 
-async def test_an_application_without_a_replica_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of several replicas is enough. While the controller is silent, its last word counts."""
+def test_an_application_without_a_replica_fails() -> None:
+    """One of several replicas is enough."""
 
     def details(status: str, *replicas: str) -> dict[str, Any]:
         return {"deployments": {"student": {"status": status, "replicas": [{"state": state} for state in replicas]}}}
 
     assert [fails(details(*of)) for of in [("UNHEALTHY",), ("DEPLOY_FAILED", "STARTING"), ("UNHEALTHY", "RUNNING"),
             ("HEALTHY",), ("UPDATING", "STARTING")]] == [True, True, False, False, False]  # fmt: skip
-    replies: list[Any] = [frozenset("a"), RayError(), frozenset()]
 
-    async def failing() -> frozenset[str]:
-        reply = replies.pop(0)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
 
-    monkeypatch.setattr(ability, "failing_applications", failing)
+async def test_one_student_that_can_answer_is_enough(serve_says: Callable[..., None]) -> None:
     clock = Clock()
-    watch = ability.Ability(clock)
+    watch = StartWatch(ServingConfig(), lambda _: None, clock)
+    serve_says({"a": "fails"}, RayError(), {"a": "DEPLOYING"})
     for clock.now, able in ((0.0, False), (1.0, False), (3.0, False), (6.0, True)):
-        assert await watch.of_any(["a"]) == able
-        assert await watch.of_any(["a", "b"])
+        assert await watch.any_can_answer(["a"]) == able
+        assert await watch.any_can_answer(["a", "b"])
 
 
 async def test_shared_replicas_are_one_application(serve_says: Callable[..., None]) -> None:

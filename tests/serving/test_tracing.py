@@ -18,7 +18,7 @@ from serving.messages import Batch, Reply
 from serving.registry import Registry
 from serving.replica_client import ReplicaClient
 from serving.tracing import NO_TRACER, ingress_tracer
-from tests.support.fake_students import FakeMetrics, card
+from tests.support.fake_students import FakeMetrics, FakeStudents, card
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -66,7 +66,8 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[Any],
 def client_with(settings: ServingConfig, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     monkeypatch.setattr(replica_client.serve, "get_deployment_handle", lambda *_: Handle())
     tracer, registry = ingress_tracer(settings), Registry([card("sums")], {}, {})
-    api = Api(lambda: registry, ReplicaClient(settings, tracer), settings, KeyRing(settings.keys), FakeMetrics())
+    students, keys = ReplicaClient(settings, tracer), KeyRing(settings.keys)
+    api = Api(lambda: registry, students, FakeStudents().any_can_answer, settings, keys, FakeMetrics())
     return TestClient(create_app(api, tracer=tracer), base_url="http://localhost", raise_server_exceptions=False)
 
 

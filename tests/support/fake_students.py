@@ -1,7 +1,7 @@
 """The API without Ray: fake students that answer from a table, and fake deployments for the ingress."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +58,7 @@ def card(
 
 @dataclass
 class FakeStudents:
-    """A Backend that answers from a table and records its calls."""
+    """A ReplicaClient that answers from a table and records its calls."""
 
     labels: dict[str, str] = field(default_factory=dict)
     failure: ApiError | Exception | None = None
@@ -76,7 +76,7 @@ class FakeStudents:
     starts_after_s: float = 0.0
     """Until a stream's first piece."""
 
-    async def any_can_answer(self, students: Sequence[StudentCard]) -> bool:
+    async def any_can_answer(self, students: Collection[str]) -> bool:
         return self.able
 
     def engine(self, student: StudentCard) -> str | None:
@@ -173,7 +173,8 @@ def app_of(
 ) -> RequestMiddleware:  # fmt: skip
     settings = settings or ServingConfig()
     registry = Registry(cards, split or {}, unavailable or {})
-    api = Api(lambda: registry, students, settings, KeyRing(settings.keys), metrics or FakeMetrics())
+    keys, counted = KeyRing(settings.keys), metrics or FakeMetrics()
+    api = Api(lambda: registry, students, students.any_can_answer, settings, keys, counted)
     return create_app(api, sets_request_id=sets_request_id)
 
 

@@ -42,6 +42,15 @@ class AutoscalerState:
     """Launches that the provider refused, as `COUNT x GROUP: REASON`."""
 
 
+@dataclass(frozen=True)
+class ApplicationState:
+    """What Serve's controller says of an application."""
+
+    running: bool
+    fails: bool
+    """No replica runs, and none could be started."""
+
+
 def has_autoscaler() -> bool:
     """True if Ray's second autoscaler manages the connected cluster. The first one reports nothing that we could read.
 
@@ -127,23 +136,22 @@ def serve_controller() -> Any:
     return _get_global_client(raise_if_no_controller_running=False)
 
 
-async def application_states() -> dict[str, str] | None:
-    """State of each application of the running Serve, such as RUNNING, by name; None if Serve does not run. For event loops.
+async def application_states() -> dict[str, ApplicationState] | None:
+    """States of the applications of the running Serve, by name; None if Serve does not run. For event loops.
 
     Private: `serve.status` blocks its thread.
     """
+    import ray
     from ray.serve.schema import ApplicationStatus
 
-    applications = await _application_details()
-    if applications is None:
+    client = serve_controller() if ray.is_initialized() else None
+    if client is None:
         return None
-    return {name: ApplicationStatus(details["status"]).value for name, details in applications.items()}
-
-
-async def failing_applications() -> frozenset[str]:
-    """Names of applications of the running Serve that fail: no replica runs, and none could be started. For event loops."""
-    applications = await _application_details() or {}
-    return frozenset(name for name, details in applications.items() if fails(details))
+    reply = await client._controller.get_serve_instance_details.remote()
+    return {
+        name: ApplicationState(ApplicationStatus(details["status"]) is ApplicationStatus.RUNNING, fails(details))
+        for name, details in reply["applications"].items()
+    }
 
 
 def fails(details: Mapping[str, Any]) -> bool:
@@ -156,18 +164,6 @@ def fails(details: Mapping[str, Any]) -> bool:
         and not any(ReplicaState(replica["state"]) is ReplicaState.RUNNING for replica in deployment["replicas"])
         for deployment in details["deployments"].values()
     )
-
-
-async def _application_details() -> dict[str, Any] | None:
-    """Details of the running Serve's applications by name; None if Serve does not run."""
-    import ray
-
-    client: Any = serve_controller() if ray.is_initialized() else None
-    if client is None:
-        return None
-    reply = client._controller.get_serve_instance_details.remote()
-    applications: dict[str, Any] = (await reply)["applications"]
-    return applications
 
 
 def delete_applications(names: Collection[str]) -> None:
