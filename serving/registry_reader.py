@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
-from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -23,12 +20,13 @@ from serving.registry import READ_AGAIN_S, Registry
 
 _READ_TIMEOUT_S = 10.0
 """Until a student whose folder does not respond is unavailable. Its read continues."""
+_MAX_READS = 256
+"""At the same time."""
 _logger = logging.getLogger(__name__)
 _Student = tuple[StudentCard, Task]
 _Outcome = _Student | BaseException
 _Key = tuple[str, str, str | None]
 """Student id, folder, expected fingerprint."""
-_Result = TypeVar("_Result")
 
 
 class EndpointStudents(BaseModel):
@@ -48,6 +46,8 @@ class RegistryReader:
     def __init__(self, serving: ServingConfig) -> None:
         self.registry = Registry()
         self._serving = serving
+        # Of its own: in the default pool, folders that do not respond would take the threads from other work.
+        self._pool = ThreadPoolExecutor(_MAX_READS, thread_name_prefix="read-student")
         self._starting: frozenset[str] = frozenset()
         self._retry: asyncio.Task[None] | None = None
         self._reads: dict[_Key, asyncio.Future[_Outcome]] = {}
@@ -109,7 +109,8 @@ class RegistryReader:
         for student_id, folder, fingerprint in keys.values():
             # In parallel: a store that does not respond takes a minute per student.
             if (key := (student_id, folder, fingerprint)) not in self._reads:
-                self._reads[key] = _in_thread(partial(_read_student, student_id, folder, self._serving))
+                loop = asyncio.get_running_loop()
+                self._reads[key] = loop.run_in_executor(self._pool, _read_student, student_id, folder, self._serving)
         reads = {student_id: self._reads[key] for student_id, key in keys.items()}
         if reads:
             await asyncio.wait(reads.values(), timeout=_READ_TIMEOUT_S)
@@ -160,22 +161,3 @@ def _reason(student_id: str, error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"{student_id}: its folder does not respond"
     return f"{student_id}: its folder cannot be read ({type(error).__name__}: {last_line(error)})"
-
-
-def _in_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:
-    """The result of `work` from a daemon thread. A thread that never ends takes no place in a pool and does not keep the process alive."""
-    result: Future[_Result] = Future()
-
-    def run() -> None:
-        if not result.set_running_or_notify_cancel():
-            return
-        try:
-            value = work()
-        except BaseException as error:  # noqa: BLE001 the waiting task raises it
-            result.set_exception(error)
-        else:
-            result.set_result(value)
-
-    waiting = asyncio.wrap_future(result)
-    threading.Thread(target=run, name="read-student", daemon=True).start()
-    return waiting
