@@ -60,7 +60,7 @@ class Ingress:
         api = Api(
             lambda: self._reader.registry, self._replicas, self._starts.any_can_answer, self._serving, self._keys, self._metrics
         )  # fmt: skip
-        return create_app(api, sets_request_id=False, tracer=self._tracer)
+        return create_app(api, tracer=self._tracer)
 
 
 def _log_to_stdout(name: str) -> None:

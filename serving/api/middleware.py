@@ -13,7 +13,6 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 ACCESS_LOG = "raystill.access"
 REQUEST_ID = "x-request-id"
-_ID_PATTERN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _MAX_LOGGED_ID = 200
 """Characters. Serve's proxy puts no limit on an id that a client chooses."""
 _STATUS_DISCONNECTED = 499
@@ -49,8 +47,6 @@ class RequestMiddleware:
     metrics: IngressMetrics
     access_log: bool
     log_text: bool
-    sets_request_id: bool
-    """True: this middleware chooses the id and adds it to the response. False: a proxy in front of it does."""
     tracer: Tracer = NO_TRACER
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +54,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        context = RequestContext(_own_id(scope) if self.sets_request_id else _proxy_id(scope))
+        context = RequestContext(_proxy_id(scope))
         context.attach(scope)
         started = time.perf_counter()
         status = _STATUS_DISCONNECTED
@@ -67,9 +63,6 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if self.sets_request_id:
-                    own = (REQUEST_ID.encode(), context.request_id.encode())
-                    message = {**message, "headers": [own, *message.get("headers", [])]}
             await send(message)
 
         route = route_of(scope["path"])
@@ -117,20 +110,10 @@ def route_of(path: str) -> str:
     return path if path in _ROUTES else "other"
 
 
-def _own_id(scope: Scope) -> str:
-    """The client's id if it is harmless, otherwise a new one."""
-    value = _id_header(scope)
-    return value.decode() if value is not None and _ID_PATTERN.fullmatch(value) else uuid.uuid4().hex
-
-
 def _proxy_id(scope: Scope) -> str:
     """The id that Serve's proxy returns to the client, without what a log must not hold. The proxy passes on any id of the client."""
-    value = _id_header(scope)
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    value = next((value for name, value in headers if name == REQUEST_ID.encode()), None)
     if value is None:
         return uuid.uuid4().hex
     return "".join(c for c in value.decode("utf-8", "replace") if c.isprintable())[:_MAX_LOGGED_ID]
-
-
-def _id_header(scope: Scope) -> bytes | None:
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    return next((value for name, value in headers if name == REQUEST_ID.encode()), None)

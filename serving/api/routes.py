@@ -108,12 +108,8 @@ class Api:
         return describe(card, self.registry(), self.settings, self.backend.engine(card))
 
 
-def create_app(api: Api, *, sets_request_id: bool = True, tracer: Tracer = NO_TRACER) -> RequestMiddleware:
-    """The ASGI application.
-
-    Args:
-        sets_request_id: add `x-request-id` to responses. False behind Ray Serve's proxy, which does it and passes the id on.
-    """
+def create_app(api: Api, *, tracer: Tracer = NO_TRACER) -> RequestMiddleware:
+    """The ASGI application. Serve's proxy in front of it adds `x-request-id` to requests and responses."""
     # Without redirects: their Location would repeat the Host header, and `http` behind a proxy with TLS.
     app = FastAPI(
         title="Raystill", description="Task students behind HTTP.", version=library_versions().get("raystill", "unknown"),
@@ -133,7 +129,7 @@ def create_app(api: Api, *, sets_request_id: bool = True, tracer: Tracer = NO_TR
             allow_headers=["authorization", "content-type", REQUEST_ID], expose_headers=[REQUEST_ID, "retry-after"],
         )  # fmt: skip
     settings = api.settings
-    return RequestMiddleware(app, api.metrics, settings.access_log, settings.log_text, sets_request_id, tracer)
+    return RequestMiddleware(app, api.metrics, settings.access_log, settings.log_text, tracer)
 
 
 def _open_routes(api: Api) -> APIRouter:

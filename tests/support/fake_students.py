@@ -169,13 +169,12 @@ class FakeMetrics:
 def app_of(
     cards: Sequence[StudentCard], students: FakeStudents, settings: ServingConfig | None = None,
     metrics: FakeMetrics | None = None, split: TrafficSplit | None = None, unavailable: Mapping[str, str] | None = None,
-    sets_request_id: bool = True,
 ) -> RequestMiddleware:  # fmt: skip
     settings = settings or ServingConfig()
     registry = Registry(cards, split or {}, unavailable or {})
     keys, counted = KeyRing(settings.keys), metrics or FakeMetrics()
     api = Api(lambda: registry, students, students.any_can_answer, settings, keys, counted)
-    return create_app(api, sets_request_id=sets_request_id)
+    return create_app(api)
 
 
 def client_of(*args: Any, **kwargs: Any) -> TestClient:

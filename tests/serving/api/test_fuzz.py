@@ -66,7 +66,6 @@ def open_test(path: str) -> Any:
     def test(case: Any) -> None:
         response = case.call()
         case.validate_response(response, checks=CHECKS)
-        assert "x-request-id" in response.headers
         ANSWERS[case.path, response.status_code] += 1
         STREAMS[case.path] += response.headers["content-type"][0].startswith("text/event-stream")
 

@@ -14,10 +14,10 @@ from tests.support.fake_students import FakeStudents, card, client_of
 INPUT, ANSWER = "a text that somebody writes", "1 + 1 is two"
 
 
-def logging_client(*, log_text: bool = False, breaks_after: int | None = None, **app: Any) -> TestClient:
+def logging_client(*, log_text: bool = False, breaks_after: int | None = None) -> TestClient:
     students = FakeStudents(labels={INPUT: ANSWER}, breaks_after=breaks_after)
     settings = ServingConfig(access_log=True, log_text=log_text)
-    return client_of([card("sums"), card("texts", method="rationale-then-label")], students, settings, **app)
+    return client_of([card("sums"), card("texts", method="rationale-then-label")], students, settings)
 
 
 def log_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def test_the_sent_part_of_a_broken_stream_is_logged(caplog: pytest.LogCaptureFix
 )
 def test_the_log_has_the_id_that_serve_returns(caplog: pytest.LogCaptureFixture, given: bytes, logged: str) -> None:
     """Serve's proxy returns any id of the client: nobody would find another id in the log."""
-    response = logging_client(sets_request_id=False).get("/v1/models", headers=[(b"x-request-id", given)])
+    response = logging_client().get("/v1/models", headers=[(b"x-request-id", given)])
     assert "x-request-id" not in response.headers
     assert log_lines(caplog)[0]["request_id"] == logged
 

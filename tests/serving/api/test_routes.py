@@ -1,7 +1,6 @@
 """The HTTP API without Ray: statuses and bodies. Fake students answer from a table."""
 
 import asyncio
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -266,7 +265,7 @@ def test_models_show_provenance_and_engine(client: TestClient, students: FakeStu
     assert client.get("/v1/models/sums").json()["engine"] == "transformers"
 
 
-def test_readiness_health_and_request_ids(students: FakeStudents) -> None:
+def test_readiness_and_health(students: FakeStudents) -> None:
     client = client_of([card("sums")], students)
     assert client.get("/readyz").json() == {"status": "ready"}
     students.able = False
@@ -274,10 +273,6 @@ def test_readiness_health_and_request_ids(students: FakeStudents) -> None:
     assert (response.status_code, response.json()) == (503, {"status": "failing"})
     assert client_of([], students).get("/readyz").json() == {"status": "starting"}
     assert client.get("/healthz").json() == {"status": "ok"}
-    assert client.get("/healthz", headers={"x-request-id": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"
-    for hostile in ("a b", "x" * 65, "<script>", ""):
-        made = client.get("/healthz", headers={"x-request-id": hostile}).headers["x-request-id"]
-        assert re.fullmatch(r"[0-9a-f]{32}", made)
 
 
 def test_an_error_of_a_task_file_costs_its_own_answer() -> None:
