@@ -12,9 +12,9 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 from pipelines.errors import UserError
 from pipelines.storage.fingerprint import FileHash
@@ -32,7 +32,7 @@ from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.requests import GenerationRequest
 from pipelines.students.decoding.sampling import IsCancelled, OnEnd, OnTokens
-from pipelines.students.decoding.transformers_student import Student, StudentLimits, student_limits
+from pipelines.students.decoding.transformers_student import Student
 
 _PROBES = (
     "[label] Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?",
@@ -56,13 +56,12 @@ class Ctranslate2Student(Student):
     engine = "ctranslate2"
 
     def __init__(
-        self, translator: Any, tokenizer: Any, *, weights: str = "float32", workers: int = 1,
-        **limits: Unpack[StudentLimits],
-    ) -> None:  # fmt: skip
+        self, translator: Any, tokenizer: Any, details: Mapping[str, Any], *, weights: str, workers: int
+    ) -> None:
         self._translator = translator
         self.workers = workers
         self.weights = weights
-        self._configure(tokenizer, "encoder-decoder", limits)
+        self._configure(tokenizer, "encoder-decoder", details)
 
     @classmethod
     def open(cls, folder: str | Path, *, weights: str = "float32", threads: int = 1, workers: int = 1) -> Self:
@@ -82,18 +81,21 @@ class Ctranslate2Student(Student):
         if manifest.details["family"] != "encoder-decoder":
             raise _refused(store.shown(), "must be an encoder-decoder student for CTranslate2")
         check_student_files(store)
-        limits = student_limits(manifest)
         mark = _mark(content_id(student_files(store, manifest)))
         beside = Store(f"{store.uri.rstrip('/')}-ctranslate2")
         with checked_copy(store, manifest) as path:
             if beside.exists(CONVERTED):
                 with beside.local_copy() as model:
                     if _is_conversion(model, mark):
-                        return cls(*_load(path, model, weights, threads), weights=weights, workers=workers, **limits)
+                        return cls(
+                            *_load(path, model, weights, threads), manifest.details, weights=weights, workers=workers
+                        )
             with tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
                 model = Path(scratch) / "model"
                 _convert(path, model, store.shown())
-                converted = cls(*_load(path, model, "float32", threads), workers=workers, **limits)
+                converted = cls(
+                    *_load(path, model, "float32", threads), manifest.details, weights="float32", workers=workers
+                )
                 _compare(converted, Student.load(path), store.shown())
                 del converted  # not in memory beside the one that is returned
                 try:
@@ -104,7 +106,7 @@ class Ctranslate2Student(Student):
                     beside.write(CONVERTED, json.dumps({**mark, "files": files}).encode())
                 except (OSError, UserError) as error:  # a read-only folder is no obstacle
                     _logger.warning("%s: the conversion cannot be stored (%s)", beside.shown(), error)
-                return cls(*_load(path, model, weights, threads), weights=weights, workers=workers, **limits)
+                return cls(*_load(path, model, weights, threads), manifest.details, weights=weights, workers=workers)
 
     def _generate(
         self,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 from pipelines.errors import UserError
 from pipelines.methods import METHODS, Part, prompt_of
-from pipelines.storage.manifest import Manifest, require_manifest
+from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.content import checked_copy
 from pipelines.students.decoding.checks import check_student_files
@@ -72,24 +72,6 @@ def check_generates(config: Mapping[str, Any], value: str) -> None:
         raise UserError(value, rule, "Give an encoder-decoder such as T5, or a decoder such as SmolLM2 or Qwen.")
 
 
-class StudentLimits(TypedDict):
-    """Arguments of a student that its manifest records."""
-
-    method: str
-    max_input_tokens: int
-    max_target_tokens: int
-
-
-def student_limits(manifest: Manifest) -> StudentLimits:
-    """Method and lengths from the manifest of a student."""
-    details = manifest.details
-    return {
-        "method": details["method"],
-        "max_input_tokens": details["max_input_tokens"],
-        "max_target_tokens": details["max_target_tokens"],
-    }
-
-
 class Student:
     """A student that answers. Greedy answers are the same in any batch (in float32)."""
 
@@ -111,14 +93,13 @@ class Student:
         self.device = device
         self.model = model.to(device).eval()
         self.weights = str(model.dtype).removeprefix("torch.")
-        limits: StudentLimits = {
-            "method": method, "max_input_tokens": max_input_tokens, "max_target_tokens": max_target_tokens,
-        }  # fmt: skip
-        self._configure(tokenizer, model_family(model.config), limits)
+        details = {"method": method, "max_input_tokens": max_input_tokens, "max_target_tokens": max_target_tokens}
+        self._configure(tokenizer, model_family(model.config), details)
 
-    def _configure(self, tokenizer: Any, family: Family, limits: StudentLimits) -> None:
-        self.tokenizer, self.family, self.method = tokenizer, family, limits["method"]
-        self.max_input_tokens, self.max_target_tokens = limits["max_input_tokens"], limits["max_target_tokens"]
+    def _configure(self, tokenizer: Any, family: Family, details: Mapping[str, Any]) -> None:
+        """`details`: of the student's manifest."""
+        self.tokenizer, self.family, self.method = tokenizer, family, details["method"]
+        self.max_input_tokens, self.max_target_tokens = details["max_input_tokens"], details["max_target_tokens"]
         self.eos = int(tokenizer.eos_token_id)
         self._label_set = label_sets(tokenizer)
         self._pad = self.eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
@@ -151,7 +132,8 @@ class Student:
         # transformers fills missing weights with random numbers and only warns.
         if missing := sorted(loaded["missing_keys"]):
             raise UserError(store.shown(), f"its weights lack {', '.join(missing[:3])}", "Train it again.")
-        return cls(model, tokenizer, device=device, **student_limits(manifest))
+        limits = {name: manifest.details[name] for name in ("method", "max_input_tokens", "max_target_tokens")}
+        return cls(model, tokenizer, device=device, **limits)
 
     def count_tokens(self, text: str, part: Part) -> int:
         """Number of input tokens for one part of the answer. Compare it with `max_input_tokens`."""

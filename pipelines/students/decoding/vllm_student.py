@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from pipelines.runtime.vllm_cpu import cpu_environment, engine_threads
 from pipelines.storage.manifest import require_manifest
@@ -11,7 +11,7 @@ from pipelines.storage.store import Store
 from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.requests import GenerationRequest
 from pipelines.students.decoding.sampling import IsCancelled, OnEnd, OnTokens
-from pipelines.students.decoding.transformers_student import Student, StudentLimits, student_limits
+from pipelines.students.decoding.transformers_student import Student
 from pipelines.students.decoding.vllm_settings import (
     engine_arguments,
     parts_of,
@@ -31,14 +31,15 @@ class VllmStudent(Student):
     engine = "vllm"
     schedules = True
 
-    def __init__(self, llm: Any, weights: str, **limits: Unpack[StudentLimits]) -> None:
+    def __init__(self, llm: Any, weights: str, details: Mapping[str, Any]) -> None:
         """
         Args:
             llm: a vllm.LLM.
+            details: of the student's manifest.
         """
         self._llm = llm
         self.weights, self.returns_scores = weights, returns_scores()
-        self._configure(llm.get_tokenizer(), "decoder-only", limits)
+        self._configure(llm.get_tokenizer(), "decoder-only", details)
 
     @classmethod
     def open(cls, folder: str, *, weights: str, gpus: int, sequences: int, workers: int, max_new_tokens: int) -> Self:
@@ -49,7 +50,7 @@ class VllmStudent(Student):
         """
         store = Store(folder)
         manifest = require_manifest(store, "student", "train RUN")
-        limits = student_limits(manifest)
+        details = manifest.details
         environment = {} if gpus else {**cpu_environment(_CACHE_GIB), **engine_threads(workers)}
         remedy = "lower evaluation.batch_size, or set evaluation.engine: transformers"
         with vllm_files(store, manifest, environment, gpus=gpus, remedy=remedy) as path:
@@ -58,11 +59,11 @@ class VllmStudent(Student):
             arguments = engine_arguments(
                 path,
                 weights=weights,
-                max_tokens=limits["max_input_tokens"] + max(limits["max_target_tokens"], max_new_tokens),
+                max_tokens=details["max_input_tokens"] + max(details["max_target_tokens"], max_new_tokens),
                 sequences=sequences,
                 gpu_share=1.0 if gpus else None,
             )
-            return cls(LLM(**arguments), weights, **limits)
+            return cls(LLM(**arguments), weights, details)
 
     def _generate(
         self,

@@ -67,7 +67,7 @@ def greedy(tokenizer: Any, prompt: str, labels: Sequence[str]) -> tuple[str, flo
 
 def test_constrained_answers_follow_the_likeliest_path() -> None:
     llm = FakeLlm()
-    student = VllmStudent(llm, "float32", method="finetune", max_input_tokens=64, max_target_tokens=8)
+    student = VllmStudent(llm, "float32", {"method": "finetune", "max_input_tokens": 64, "max_target_tokens": 8})
     sets, texts = [labels for labels in SETS for _ in TEXTS], TEXTS * len(SETS)
     found = student.answer(texts, "label", 6, labels=sets, constrained=True)
     for text, labels, answer in zip(texts, sets, found, strict=True):
