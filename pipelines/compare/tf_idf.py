@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.config import RunConfig
-from pipelines.data.heldout import is_validation, validation_share
+from pipelines.data.heldout import validation_share
 from pipelines.data.label_parts import LabelParts
 from pipelines.scoring.systems import gold_of
 from pipelines.tasks import Example, Task
@@ -28,13 +28,6 @@ class TfIdf:
     """(seeds, examples)"""
 
 
-@dataclass(frozen=True)
-class _Row:
-    id: str
-    input: str
-    label: str
-
-
 def score_tf_idf(
     run: RunConfig, labels: LabelParts, examples: Sequence[Example], task: Task, *, gold: bool
 ) -> list[TfIdf]:
@@ -43,26 +36,19 @@ def score_tf_idf(
     Args:
         gold: True: learn gold labels, which all rows have. False: the teacher's.
     """
-    rows = _training_rows(run, labels, gold=gold)
+    share, column = validation_share(run.corpus.validation), "gold" if gold else "label"
+    rows = [(row["id"], row["input"], row[column]) for row in labels.training_rows(share, ["input", column])]
     found = []
     for fraction in sorted(run.compare.fractions):
-        used = [[row for row in rows if in_fraction(row.id, fraction, seed)] for seed in run.compare.seeds]
+        used = [[row for row in rows if in_fraction(row[0], fraction, seed)] for seed in run.compare.seeds]
         rights = [_rights(some, examples, task) for some in used]
         found.append(TfIdf(fraction, sum(map(len, used)) / len(used), rights))
     return found
 
 
-def _training_rows(run: RunConfig, labels: LabelParts, *, gold: bool) -> list[_Row]:
-    share, column = validation_share(run.corpus.validation), "gold" if gold else "label"
-    return [
-        _Row(row["id"], row["input"], row[column])
-        for row in labels.read_rows("data", ["id", "input", column])
-        if not is_validation(row["id"], share)
-    ]
-
-
-def _rights(rows: Sequence[_Row], examples: Sequence[Example], task: Task) -> list[bool]:
-    keys = [task.key(row.label) for row in rows]
+def _rights(rows: Sequence[tuple[str, str, str]], examples: Sequence[Example], task: Task) -> list[bool]:
+    """`rows`: (id, input, label)."""
+    keys = [task.key(label) for *_, label in rows]
     golds = [task.key(gold_of(example)) for example in examples]
     if len(set(keys)) < 2:  # nothing to separate
         return [gold in keys for gold in golds]
@@ -73,6 +59,6 @@ def _rights(rows: Sequence[_Row], examples: Sequence[Example], task: Task) -> li
     # Every text has a token, whatever its script: the default pattern drops single characters.
     words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), sublinear_tf=True)
     model = make_pipeline(words, LogisticRegression(max_iter=1000))
-    model.fit([row.input for row in rows], keys)
+    model.fit([text for _, text, _ in rows], keys)
     predicted = model.predict([example.input for example in examples])
     return [found == gold for found, gold in zip(predicted.tolist(), golds, strict=True)]

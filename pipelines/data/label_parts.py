@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
+from pipelines.data.heldout import is_validation
 from pipelines.data.label_manifest import LabelDetails, PartFile
 from pipelines.errors import UserError
 from pipelines.storage.manifest import Manifest, require_manifest
@@ -120,6 +121,10 @@ class LabelParts:
         for name in self.names(folder):
             for batch in self.open(name).iter_batches(_READ_ROWS, columns=columns):
                 yield from batch.to_pylist()
+
+    def training_rows(self, share: float, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """`id` and columns of the rows of `data` outside the validation split. `share`: of the split, by the hash of the id."""
+        return (row for row in self.read_rows("data", ["id", *columns]) if not is_validation(row["id"], share))
 
     @contextmanager
     def naming_damage(self, folder: str) -> Iterator[list[str]]:

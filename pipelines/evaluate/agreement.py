@@ -6,7 +6,6 @@ people left out. It is no accuracy, since both may be wrong.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ from pipelines.config import RunConfig
 from pipelines.evaluate.model import Agreement
 from pipelines.methods import METHODS
 from pipelines.reports.format import percent, percents
+from pipelines.scoring.rationales import sample_of
 from pipelines.scoring.reference_systems import teacher_answers
 from pipelines.scoring.statistics import score
 from pipelines.scoring.system import System
@@ -48,7 +48,8 @@ def unlabelled(run: RunConfig, task: Task, examples: Sequence[Example]) -> Unlab
     known = answers.by_id
     if METHODS[run.student.method].reads_rationale:  # without one there is nothing to read
         known = {name: answer for name, answer in known.items() if answer.rationale.strip()}
-    answered = sorted((example for example in left if example.id in known), key=_hash)[:MOST_ASKED]
+    able = [example for example in left if example.id in known]
+    answered = [able[i] for i in sample_of(able, MOST_ASKED, "agreement")]
     if not answered:
         return None
     with_label = [replace(example, gold=known[example.id].label) for example in answered]
@@ -65,7 +66,3 @@ def agreement_text(found: Agreement) -> str:
     """In words."""
     share = f"{percent(found.share)}, {percents(found.interval)}"
     return f"without gold label: the student gives the teacher's label to {found.same:,} of {found.total:,} examples ({share})"
-
-
-def _hash(example: Example) -> bytes:
-    return hashlib.sha256(f"agreement:{example.id}".encode()).digest()

@@ -17,7 +17,7 @@ from pipelines.evaluate.model import Change, Report
 from pipelines.evaluate.predictions import PREDICTIONS
 from pipelines.reports.format import short
 from pipelines.scoring.model import REPORT
-from pipelines.scoring.statistics import difference, paired
+from pipelines.scoring.statistics import versus
 from pipelines.storage.store import Store
 
 _REASON_CHARACTERS = 120
@@ -115,8 +115,8 @@ def change_since(earlier: Earlier, report: Report, store: Store) -> Change:
     if reason or earlier.answers is None:
         return change
     rights = [right for _, _, right in now.values()], [earlier.answers[row_id][2] for row_id in now]
-    gap = difference(*rights)
-    measured = {"difference": gap.value, "interval": (gap.low, gap.high), **vars(paired(*rights))}
+    measured = versus(*rights)
+    measured["interval"] = measured.pop("difference_interval")
     return change.model_copy(update=measured)
 
 

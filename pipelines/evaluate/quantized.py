@@ -8,7 +8,7 @@ from pipelines.config import EvaluationConfig
 from pipelines.config.base import LossyWeights
 from pipelines.errors import UserError
 from pipelines.evaluate.model import QuantizedScores
-from pipelines.scoring.statistics import difference, paired, score
+from pipelines.scoring.statistics import score, versus
 from pipelines.scoring.system import System
 from pipelines.students.decoding import Family
 from pipelines.tasks import Task
@@ -32,8 +32,6 @@ def check_weights(settings: EvaluationConfig, family: Family) -> None:
 def quantized_scores(weights: LossyWeights, quantized: System, student: System, task: Task) -> QuantizedScores:
     """One entry of report.json's `weights`. `student`: its answers in float32."""
     measured = score(quantized.right)
-    gap = difference(quantized.right, student.right)
-    compared = paired(quantized.right, student.right)
     assert quantized.answering_s is not None
     assert quantized.engine is not None
     return QuantizedScores(
@@ -44,11 +42,7 @@ def quantized_scores(weights: LossyWeights, quantized: System, student: System, 
         accuracy=measured.accuracy,
         interval=(measured.low, measured.high),
         same_label=_same_label(quantized.labels, student.labels, task),
-        better=compared.better,
-        worse=compared.worse,
-        p_value=compared.p_value,
-        difference=gap.value,
-        difference_interval=(gap.low, gap.high),
+        **versus(quantized.right, student.right),
         seconds_per_example=quantized.answering_s / measured.total,
     )
 

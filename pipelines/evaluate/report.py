@@ -17,7 +17,7 @@ from pipelines.evaluate.quantized import quantized_scores
 from pipelines.reports.format import percent, rounded, short
 from pipelines.scoring.model import HeldoutPart, Interval, SystemScores, TaskVersion, TrainingSettings
 from pipelines.scoring.settings import filters_of, learned
-from pipelines.scoring.statistics import calibration, difference, paired, verdict
+from pipelines.scoring.statistics import calibration, verdict, versus
 from pipelines.scoring.system import TITLES, System
 from pipelines.scoring.systems import gold_of
 from pipelines.storage.manifest import Manifest, library_versions, now
@@ -100,21 +100,11 @@ def _votes(run: RunConfig, student: System) -> Votes | None:
 
 def comparisons(student: System, others: Sequence[System]) -> list[Comparison]:
     """The student against every other system that has answers."""
-    found = []
-    for other in others:
-        if other.right and other.name != "student":
-            gap, pairs = difference(student.right, other.right), paired(student.right, other.right)
-            found.append(
-                Comparison(
-                    student_vs=other.name,
-                    better=pairs.better,
-                    worse=pairs.worse,
-                    p_value=pairs.p_value,
-                    difference=gap.value,
-                    difference_interval=(gap.low, gap.high),
-                )
-            )
-    return found
+    return [
+        Comparison(student_vs=other.name, **versus(student.right, other.right))
+        for other in others
+        if other.right and other.name != "student"
+    ]
 
 
 def headline(

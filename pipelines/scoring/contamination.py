@@ -10,10 +10,9 @@ The held-out examples are in memory, some KB each. The other rows are streamed p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipelines.data.heldout import is_validation
 from pipelines.data.label_parts import LabelParts
 from pipelines.data.near_duplicates import Neighbours, signature
 from pipelines.errors import UserError
@@ -41,14 +40,23 @@ def seen_in_training(labels: Store, share: float, examples: Sequence[Example]) -
     Args:
         share: of the rows that the training held out for validation, by the hash of the id (`corpus.validation`).
     """
-    return shared_with(_training_rows(labels, share), examples)
+    rows = LabelParts.of(labels).training_rows(share, ["input"])
+    return shared_with(((row["id"], row["input"]) for row in rows), examples)
 
 
-def shared_with(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) -> Contamination:
-    """Examples among other rows, given as (id, input)."""
+def shared_with(
+    rows: Iterable[tuple[str, str]], examples: Sequence[Example], *, with_near: bool = True
+) -> Contamination:
+    """Examples among other rows, given as (id, input).
+
+    Args:
+        with_near: False: without near duplicates, in a few microseconds a row.
+    """
     ids = {example.id for example in examples}
-    by_input = _by_input(examples)
-    neighbours = Neighbours([signature(example.input) for example in examples], NEAR)
+    by_input: dict[str, list[str]] = {}
+    for example in examples:
+        by_input.setdefault(_normalised(example.input), []).append(example.id)
+    neighbours = Neighbours([signature(example.input) for example in examples], NEAR) if with_near else None
     same_id: set[str] = set()
     same_input: set[str] = set()
     near: set[str] = set()
@@ -56,18 +64,10 @@ def shared_with(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) ->
         if row_id in ids:
             same_id.add(row_id)
         same_input.update(by_input.get(_normalised(text), ()))
-        near.update(examples[position].id for position in neighbours.of(signature(text)))
+        if neighbours:
+            near.update(examples[position].id for position in neighbours.of(signature(text)))
 
     return Contamination(*(_ordered(found, examples) for found in (same_id, same_input, near - same_input)))
-
-
-def with_input_of(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) -> Contamination:
-    """As `shared_with`, but only by equal input, which alone can refuse a report. A few microseconds a row."""
-    by_input = _by_input(examples)
-    same_input: set[str] = set()
-    for _, text in rows:
-        same_input.update(by_input.get(_normalised(text), ()))
-    return Contamination((), _ordered(same_input, examples), ())
 
 
 def trained_on_part(found: Contamination, scored: int, key: str) -> Overlap:
@@ -102,21 +102,6 @@ def _part(found: Contamination, scored: int, key: str, others: str, remedy: str)
     shared = [*same, *found.near]
     by = MatchCounts(id=len(found.same_id), input=len(same), near=len(found.near))
     return Overlap(count=len(shared), ids=shared[:_LISTED_IDS], by=by)
-
-
-def _training_rows(labels: Store, share: float) -> Iterator[tuple[str, str]]:
-    """(id, input) of the labels, without the validation split."""
-    for row in LabelParts.of(labels).read_rows("data", ["id", "input"]):
-        if not is_validation(row["id"], share):
-            yield row["id"], row["input"]
-
-
-def _by_input(examples: Sequence[Example]) -> dict[str, list[str]]:
-    """Ids of the examples by input."""
-    by_input: dict[str, list[str]] = {}
-    for example in examples:
-        by_input.setdefault(_normalised(example.input), []).append(example.id)
-    return by_input
 
 
 def _ordered(found: set[str], examples: Sequence[Example]) -> tuple[str, ...]:

@@ -30,15 +30,13 @@ class WrittenRationale:
     example: Example
 
 
-def sample_of(examples: Sequence[Example], most: int = MOST_SAMPLED) -> list[int]:
-    """Indices of at most `most` examples, rising: those with the smallest hashes of their ids.
+def sample_of(examples: Sequence[Example], most: int = MOST_SAMPLED, what_for: str = "rationale") -> list[int]:
+    """Indices of at most `most` examples, rising: those with the smallest hashes of their ids and the purpose.
 
     The sample is the same for every student, and mostly stays the same if examples are added.
     """
-    by_hash = sorted(
-        range(len(examples)), key=lambda i: hashlib.sha256(f"rationale:{examples[i].id}".encode()).digest()
-    )
-    return sorted(by_hash[:most])
+    hashes = [hashlib.sha256(f"{what_for}:{example.id}".encode()).digest() for example in examples]
+    return sorted(sorted(range(len(examples)), key=hashes.__getitem__)[:most])
 
 
 def quality(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipelines.config import CorpusConfig
-from pipelines.data.heldout import has_heldout_files, is_validation, validation_share
+from pipelines.data.heldout import has_heldout_files, validation_share
 from pipelines.data.label_parts import LabelParts
 from pipelines.errors import UnparsableError
 from pipelines.storage.manifest import Manifest, require_manifest
@@ -155,11 +155,10 @@ def majority_label(labels: Store, share: float, task: Task) -> Majority | None:
         share: of train that the training held out by the hash of the id.
     """
     golds, given = Counter[str](), Counter[str]()  # by text: few distinct ones, so that keys are computed once each
-    for row in LabelParts.of(labels).read_rows("data", ["id", "gold", "label"]):
-        if not is_validation(row["id"], share):
-            given[row["label"]] += 1
-            if row["gold"] is not None:
-                golds[row["gold"]] += 1
+    for row in LabelParts.of(labels).training_rows(share, ["gold", "label"]):
+        given[row["label"]] += 1
+        if row["gold"] is not None:
+            golds[row["gold"]] += 1
     texts = golds or given
     if not texts:
         return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 CONFIDENCE_LEVEL = 0.95
 Verdict = Literal["better", "worse", "not shown"]
@@ -108,6 +108,12 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
     half = float(norm.ppf((1 + CONFIDENCE_LEVEL) / 2)) * error
     low, high = max(middle - half, -1.0), min(middle + half, 1.0)
     return Difference((counted.better - counted.worse) / total, low, high, 2 * float(norm.sf(abs(middle) / error)))
+
+
+def versus(first: Sequence[bool], second: Sequence[bool]) -> dict[str, Any]:
+    """`paired` and `difference` under their names in reports. Raises as they do."""
+    gap = difference(first, second)
+    return {**vars(paired(first, second)), "difference": gap.value, "difference_interval": (gap.low, gap.high)}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -42,7 +42,7 @@ def test_equal_and_similar_inputs_are_contamination(tmp_path: Path) -> None:
 def test_the_early_check_compares_inputs_only() -> None:
     rows = [("r1", "How many  PEARS?"), ("2", SHELF)]
     examples = [Example("2", SHELF.replace("boy", "girl"), "1"), Example("b", "how many pears?", "2")]
-    assert contamination.with_input_of(rows, examples) == Contamination((), ("b",), ())
+    assert contamination.shared_with(rows, examples, with_near=False) == Contamination(("2",), ("b",), ())
 
 
 def test_a_validation_split_is_not_training(tmp_path: Path) -> None:
