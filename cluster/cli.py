@@ -1,6 +1,8 @@
-"""The command `raystill`. Each command imports its code when it runs, so that `--help` is fast."""
+"""The command `raystill`. Each command imports its code when it runs, so that `--help` is fast, and passes its options to it by name."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
@@ -63,7 +65,7 @@ def quickstart(output: str | None, recipe: str, overrides: tuple[str, ...], as_j
     "--task", "own_task", is_flag=True, help="Write a task file and its test, too; without CORPUS, only these."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object on stdout.")
-def init(corpus: str | None, output: str | None, own_task: bool, as_json: bool) -> None:
+def init(**options: Any) -> None:
     """Write a run file for your corpus.
 
     Looks at format, encoding, columns, gold labels and ids, guesses the task, and writes a commented run file for a small teacher. It
@@ -76,7 +78,7 @@ def init(corpus: str | None, output: str | None, own_task: bool, as_json: bool) 
     """
     from cluster.commands.init import run_init
 
-    run_init(corpus, output, own_task=own_task, as_json=as_json)
+    run_init(**options)
 
 
 @main.command()
@@ -84,6 +86,7 @@ def init(corpus: str | None, output: str | None, own_task: bool, as_json: bool) 
 @click.option("--prompts", default=2, show_default=True, type=click.IntRange(0, 100), help="Rendered prompts to print.")
 @click.option(
     "--calibrate",
+    "calibrate_rows",
     metavar="N",
     type=click.IntRange(1),
     help="Label N rows and measure the rate. Only answers of an endpoint are kept.",
@@ -93,10 +96,7 @@ def init(corpus: str | None, output: str | None, own_task: bool, as_json: bool) 
     "--config", "with_config", is_flag=True, help="Print the resolved run file, too: every key with its value."
 )
 @run_options
-def plan(
-    run_file: str, prompts: int, calibrate: int | None, deadline: str | None, with_config: bool, overrides: tuple[str, ...],
-    as_json: bool, verbose: bool,
-) -> None:  # fmt: skip
+def plan(**options: Any) -> None:
     """Estimate what a run takes, and start nothing.
 
     Prints the first prompts, tokens, time, GPU-hours, storage and cost of each stage, and what exists already.
@@ -108,16 +108,7 @@ def plan(
     """
     from cluster.commands.plan import run_plan
 
-    run_plan(
-        run_file,
-        overrides,
-        prompts=prompts,
-        calibrate_rows=calibrate,
-        deadline=deadline,
-        with_config=with_config,
-        as_json=as_json,
-        verbose=verbose,
-    )
+    run_plan(**options)
 
 
 @main.command()
@@ -125,9 +116,7 @@ def plan(
 @click.option("--address", metavar="URL", help="List the jobs of the cluster with this dashboard instead.")
 @click.option("--follow", is_flag=True, help="Print the state until the work ends.")
 @run_options
-def status(
-    run_file: str | None, address: str | None, follow: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool
-) -> None:
+def status(verbose: bool, **options: Any) -> None:
     """Show the state of each stage.
 
     Reads the run's folder, so it also shows work of another shell or machine. With --address: the jobs of a cluster, only those of RUN if
@@ -141,7 +130,7 @@ def status(
     del verbose  # nothing that logs is started
     from cluster.commands.status import show_status
 
-    show_status(run_file, overrides, address=address, follow=follow, as_json=as_json)
+    show_status(**options)
 
 
 def _stage_command(name: str, text: str) -> None:
@@ -149,11 +138,10 @@ def _stage_command(name: str, text: str) -> None:
     @click.argument("run_file", metavar="RUN")
     @replace_option
     @run_options
-    def command(run_file: str, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    def command(**options: Any) -> None:
         from pipelines.run import STAGES
 
-        stages = tuple(stage for stage in STAGES if name in (stage, "run"))
-        run_command(run_file, stages, replace=replace, overrides=overrides, as_json=as_json, verbose=verbose)
+        run_command(stages=tuple(stage for stage in STAGES if name in (stage, "run")), **options)
 
 
 @main.command()
@@ -161,7 +149,7 @@ def _stage_command(name: str, text: str) -> None:
 @click.option("--check", is_flag=True, help="First read every finished file and compare its hash.")
 @replace_option
 @run_options
-def label(run_file: str, check: bool, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+def label(run_file: str, check: bool, overrides: tuple[str, ...], **options: Any) -> None:
     """Label the corpus with the teacher.
 
     The teacher answers each example with a rationale and a label. Finished rows are kept. Rows of a lost or
@@ -176,7 +164,7 @@ def label(run_file: str, check: bool, replace: bool, overrides: tuple[str, ...],
         from cluster.commands.stages import check_label_files
 
         check_label_files(run_file, overrides)
-    run_command(run_file, ("label",), replace=replace, overrides=overrides, as_json=as_json, verbose=verbose)
+    run_command(run_file, ("label",), overrides=overrides, **options)
 
 
 _stage_command(
@@ -193,9 +181,7 @@ _stage_command(
 )
 @replace_option
 @run_options
-def evaluate(
-    run_file: str, baseline: str | None, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool
-) -> None:
+def evaluate(**options: Any) -> None:
     """Score the student on held-out examples.
 
     The report shows it beside the untrained student, the teacher and the majority label.
@@ -204,15 +190,7 @@ def evaluate(
     Example:
       raystill evaluate svamp.yaml --baseline runs/svamp-before/report
     """
-    run_command(
-        run_file,
-        ("evaluate",),
-        replace=replace,
-        overrides=overrides,
-        as_json=as_json,
-        verbose=verbose,
-        baseline=baseline,
-    )
+    run_command(stages=("evaluate",), **options)
 
 
 _stage_command("run", "Label, train and evaluate.\n\nFinished stages are reused.")
@@ -221,7 +199,7 @@ _stage_command("run", "Label, train and evaluate.\n\nFinished stages are reused.
 @main.command()
 @click.argument("run_file", metavar="RUN")
 @run_options
-def compare(run_file: str, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+def compare(**options: Any) -> None:
     """Compare methods on a grid of students.
 
     Trains and scores methods x fractions of the labels x students x seeds, and writes one report with curves. Finished cells are reused,
@@ -233,11 +211,11 @@ def compare(run_file: str, overrides: tuple[str, ...], as_json: bool, verbose: b
     """
     from cluster.commands.compare import run_comparison
 
-    run_comparison(run_file, overrides, as_json=as_json, verbose=verbose)
+    run_comparison(**options)
 
 
 @main.command()
-@click.argument("students", nargs=-1, required=True, metavar="STUDENT...")
+@click.argument("arguments", nargs=-1, required=True, metavar="STUDENT...")
 @click.option("--run", "run_file", metavar="RUN", help="Use the serving section of this run file.")
 @click.option(
     "--split",
@@ -254,10 +232,7 @@ def compare(run_file: str, overrides: tuple[str, ...], as_json: bool, verbose: b
     "--print-config", is_flag=True, help="Print the config for `serve deploy` or a RayService, and start nothing."
 )
 @run_options
-def serve(
-    students: tuple[str, ...], run_file: str | None, split: tuple[str, ...], detach: bool, print_config: bool,
-    overrides: tuple[str, ...], as_json: bool, verbose: bool,
-) -> None:  # fmt: skip
+def serve(**options: Any) -> None:
     """Serve student folders as an endpoint.
 
     STUDENT is a student folder, NAME=FOLDER, or NAME@VERSION=FOLDER. Ctrl-C or SIGTERM ends the endpoint. On a cluster (RAY_ADDRESS) a
@@ -271,16 +246,7 @@ def serve(
     """
     from cluster.commands.serve import run_endpoint
 
-    run_endpoint(
-        students,
-        run_file,
-        overrides,
-        split=split,
-        print_config=print_config,
-        detach=detach,
-        as_json=as_json,
-        verbose=verbose,
-    )
+    run_endpoint(**options)
 
 
 @main.command()
@@ -293,7 +259,7 @@ def serve(
     help="Limit of this key.  [default: the run file's serving.keys]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the key as one JSON object on stdout.")
-def key(name: str, file: str | None, requests_per_minute: int | None, as_json: bool) -> None:
+def key(**options: Any) -> None:
     """Create an API key for the endpoint.
 
     Prints the key once; the file of `serving.keys.file` holds only its hash. A running endpoint accepts the key within about a second. To
@@ -305,7 +271,7 @@ def key(name: str, file: str | None, requests_per_minute: int | None, as_json: b
     """
     from cluster.commands.key import make_key
 
-    make_key(name, file, requests_per_minute, as_json=as_json)
+    make_key(**options)
 
 
 for _command in (up, down, submit, logs, stop, k8s):

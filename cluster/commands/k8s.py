@@ -1,4 +1,4 @@
-"""`raystill k8s`: stages as RayJobs of a KubeRay cluster."""
+"""`raystill k8s`: stages as RayJobs of a KubeRay cluster. Each command passes its options by name."""
 
 from __future__ import annotations
 
@@ -51,10 +51,7 @@ def k8s() -> None:
 @set_option
 @_cluster_options
 @_json_option
-def run(
-    run_file: str, overlay: str, stage: str, no_wait: bool, replace: bool, overrides: tuple[str, ...], context: str | None,
-    as_json: bool,
-) -> None:  # fmt: skip
+def run(**options: Any) -> None:
     """Run a stage as a RayJob.
 
     Checks everything first, creates the job, prints what it waits for and its log, and exits with its exit code. While the job runs, the
@@ -67,9 +64,7 @@ def run(
     """
     from cluster.commands.k8s_run import run_stages
 
-    run_stages(
-        run_file, overrides, overlay=overlay, stage=stage, context=context, wait=not no_wait, replace=replace, as_json=as_json
-    )  # fmt: skip
+    run_stages(**options)
 
 
 @k8s.command()
@@ -80,15 +75,7 @@ def run(
 @set_option
 @_cluster_options
 @_json_option
-def plan(
-    run_file: str,
-    overlay: str,
-    stage: str,
-    offline: bool,
-    overrides: tuple[str, ...],
-    context: str | None,
-    as_json: bool,
-) -> None:
+def plan(**options: Any) -> None:
     """Show what `run` would create.
 
     Makes every check of `run`, and creates nothing. Prints jobs, pods, and the GPUs that each step needs.
@@ -99,13 +86,13 @@ def plan(
     """
     from cluster.commands.k8s_run import print_plan
 
-    print_plan(run_file, overrides, overlay=overlay, stage=stage, context=context, offline=offline, as_json=as_json)
+    print_plan(**options)
 
 
 @k8s.command()
 @_namespace_options
 @_json_option
-def status(namespace: str, context: str | None, as_json: bool) -> None:
+def status(**options: Any) -> None:
     """Show jobs and what they wait for.
 
     \b
@@ -114,7 +101,7 @@ def status(namespace: str, context: str | None, as_json: bool) -> None:
     """
     from cluster.commands.k8s_jobs import print_status
 
-    print_status(namespace, context, as_json=as_json)
+    print_status(**options)
 
 
 @k8s.command()
@@ -124,15 +111,7 @@ def status(namespace: str, context: str | None, as_json: bool) -> None:
 @_namespace_options
 @click.option("-f", "--follow", "to_end", is_flag=True, help="Follow until the job ends; exit with its exit code.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job as one JSON object on stdout, its log on stderr.")
-def logs(
-    job: str,
-    stage: str | None,
-    overrides: tuple[str, ...],
-    namespace: str,
-    context: str | None,
-    to_end: bool,
-    as_json: bool,
-) -> None:
+def logs(**options: Any) -> None:
     """Print a job's log.
 
     JOB is a job's name, or a run file with --stage.
@@ -143,7 +122,7 @@ def logs(
     """
     from cluster.commands.k8s_jobs import print_logs
 
-    print_logs(job, stage, overrides, namespace, context, to_end=to_end, as_json=as_json)
+    print_logs(**options)
 
 
 @k8s.command()
@@ -152,9 +131,7 @@ def logs(
 @set_option
 @_namespace_options
 @_json_option
-def stop(
-    job: str, stage: str | None, overrides: tuple[str, ...], namespace: str, context: str | None, as_json: bool
-) -> None:
+def stop(**options: Any) -> None:
     """Delete a job; finished work stays.
 
     JOB is a job's name, or a run file with --stage. Returns when its pods have ended. Run it again to resume.
@@ -165,7 +142,7 @@ def stop(
     """
     from cluster.commands.k8s_jobs import stop_job
 
-    stop_job(job, stage, overrides, namespace, context, as_json=as_json)
+    stop_job(**options)
 
 
 @k8s.command()
@@ -173,7 +150,7 @@ def stop(
 @click.option("--claims", is_flag=True, help="Also delete the volumes: models, corpora, labels, students.")
 @_cluster_options
 @_json_option
-def down(overlay: str, claims: bool, context: str | None, as_json: bool) -> None:
+def down(**options: Any) -> None:
     """Delete an overlay's objects in order.
 
     Ends jobs, endpoint and clusters, waits for their pods, then deletes the rest. Volumes stay unless --claims is given. The operator must
@@ -185,4 +162,4 @@ def down(overlay: str, claims: bool, context: str | None, as_json: bool) -> None
     """
     from cluster.commands.k8s_jobs import take_overlay_down
 
-    take_overlay_down(overlay, context, claims=claims, as_json=as_json)
+    take_overlay_down(**options)

@@ -25,7 +25,7 @@ from pipelines.errors import UserError
 
 
 def run_stages(
-    run_file: str, overrides: tuple[str, ...], *, overlay: str, stage: str, context: str | None, wait: bool, replace: bool, as_json: bool
+    run_file: str, overrides: tuple[str, ...], *, overlay: str, stage: str, context: str | None, no_wait: bool, replace: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Run a stage, or all in sequence, and print the summary.
 
@@ -33,7 +33,7 @@ def run_stages(
         UserError: a check fails. Nothing is created, or what was created is deleted.
         JobFailedError: a job ended without its artifact.
     """
-    if not wait and len(COMMANDS[stage]) > 1:
+    if no_wait and len(COMMANDS[stage]) > 1:
         rule = "each stage needs the end of the previous one"
         raise UserError(f"--no-wait with --stage {stage}", rule, "Leave --no-wait out, or name one stage.")
     folder = find_overlay(overlay)
@@ -52,11 +52,11 @@ def run_stages(
             dry_run(api, job)
             state, new = submit(api, job)
         click.echo(f"{'created' if new else 'attached to'} RayJob {state.job} in {state.namespace}", err=True)
-        if wait:
+        if not no_wait:
             with detach_on_interrupt(state):
                 state = follow(api, state, sys.stderr if as_json else sys.stdout, new=new)
         ended.append(state)
-        if not wait or state.status != "succeeded":
+        if no_wait or state.status != "succeeded":
             break
     for state in ended:
         click.echo(f"{state.job}: {state.status}, output {state.output}", err=True)
