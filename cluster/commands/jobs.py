@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import click
@@ -187,19 +187,11 @@ def print_jobs(address: str, run: str | None = None, *, as_json: bool) -> None:
     Console(width=None if sys.stdout.isatty() else _TABLE_COLUMNS).print(table)
 
 
-@contextmanager
-def _detach_on_interrupt(client: JobClient, job_id: str) -> Iterator[None]:
-    """Ctrl-C ends the command, not the job: say so."""
-    from cluster.jobs.job import DetachedError
+def _detach_on_interrupt(client: JobClient, job_id: str) -> AbstractContextManager[None]:
+    from cluster.jobs.following import detach_on_interrupt
 
-    try:
-        yield
-    except KeyboardInterrupt:
-        job = f"{job_id} --address {client.address}"
-        message = (
-            f"Interrupted. The job keeps running. Follow it: `raystill logs {job} -f`. Stop it: `raystill stop {job}`."
-        )
-        raise DetachedError(message) from None
+    job = f"{job_id} --address {client.address}"
+    return detach_on_interrupt(f"raystill logs {job} -f", f"raystill stop {job}")
 
 
 def _check_succeeded(job: Job, remedy: str = "") -> None:

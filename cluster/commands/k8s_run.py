@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
 
-from cluster.jobs.job import DetachedError, JobFailedError
+from cluster.jobs import following
+from cluster.jobs.job import JobFailedError
 from cluster.kubernetes.api import Api, connect
 from cluster.kubernetes.checks import check_gpus, check_place, check_references, check_rights, check_students, dry_run
 from cluster.kubernetes.follow import follow
@@ -104,15 +104,10 @@ def _checked(context: str | None, jobs: list[StageJob], folder: Path, shared: li
     return api
 
 
-@contextmanager
-def detach_on_interrupt(job: JobState) -> Iterator[None]:
+def detach_on_interrupt(job: JobState) -> AbstractContextManager[None]:
     """Ctrl-C ends the command, not the job: say so."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        at = f"{job.job} -n {job.namespace}"
-        remedy = f"Follow it: `raystill k8s logs {at} -f`. Stop it: `raystill k8s stop {at}`."
-        raise DetachedError(f"Interrupted. The job keeps running. {remedy}") from None
+    at = f"{job.job} -n {job.namespace}"
+    return following.detach_on_interrupt(f"raystill k8s logs {at} -f", f"raystill k8s stop {at}")
 
 
 def check_succeeded(job: JobState, remedy: str = "") -> None:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from dataclasses import replace
 from typing import TextIO
 
 from cluster.jobs.client import POLL_S, JobClient
-from cluster.jobs.job import DetachedError, Job
-from cluster.session.connection import UnreachableError
-from pipelines.errors import StageFailedError, UserError
-from pipelines.runtime.durations import duration
+from cluster.jobs.following import answered, write_log
+from cluster.jobs.job import Job
+from pipelines.errors import UserError
 
-_UNREACHABLE_S = 300.0
-"""How long a cluster may be unreachable: a port-forward or a head restarts."""
-_MAX_RETRY_S = 10.0
 _SILENT_S = 120.0
 """After so long without output the log is requested again: a cut connection raises no error."""
 
@@ -29,12 +24,8 @@ class _LogCopy:
         self._out, self._length = out, 0
 
     def update(self, text: str) -> None:
-        """Write what is new. Raises DetachedError if the output is closed, as by `raystill logs -f ID | head`."""
-        try:
-            self._out.write(text[self._length :])
-            self._out.flush()
-        except OSError as error:  # not to be confused with one of the connection
-            raise DetachedError(f"The log cannot be written ({error}). The job keeps running.") from error
+        """Write what is new. Raises DetachedError if the output is closed."""
+        write_log(self._out, text[self._length :])
         self._length = max(self._length, len(text))
 
 
@@ -71,21 +62,7 @@ async def _tail(client: JobClient, job_id: str, copy: _LogCopy) -> None:
 
 def _poll(client: JobClient, job: Job) -> Job:
     """The job's present state. Waits for an unreachable cluster; raises StageFailedError after five minutes."""
-    until, wait_s, printed = time.monotonic() + _UNREACHABLE_S, POLL_S, False
-    while True:
-        try:
-            found = client.find(job.id)
-        except UnreachableError as error:
-            if time.monotonic() >= until:
-                raise StageFailedError(
-                    f"{error.value}: {error.rule}, for {duration(_UNREACHABLE_S)}. {job.id} may still be running; follow it with "
-                    f"`raystill logs {job.id} --address {client.address} -f`."
-                ) from error
-            if not printed:
-                line = f"{error.value}: {error.rule}; retrying for {duration(_UNREACHABLE_S)}, the job may still be running"
-                print(line, file=sys.stderr, flush=True)
-            time.sleep(wait_s)
-            wait_s, printed = min(2 * wait_s, _MAX_RETRY_S), True
-            continue
-        # A head that restarts without its state has ended all jobs and forgotten them.
-        return found or replace(job, status="FAILED", message="its cluster has restarted and no longer knows it")
+    later = f"{job.id} may still be running; follow it with `raystill logs {job.id} --address {client.address} -f`."
+    found = answered(lambda: client.find(job.id), later)
+    # A head that restarts without its state has ended all jobs and forgotten them.
+    return found or replace(job, status="FAILED", message="its cluster has restarted and no longer knows it")

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TextIO
 
-from cluster.jobs.job import DetachedError, JobFailedError
+from cluster.jobs.following import answered, write_log
+from cluster.jobs.job import JobFailedError
 from cluster.kubernetes.api import Api, ApiError
 from cluster.kubernetes.objects import POD, RAYJOB, Object
 from cluster.kubernetes.state import REFUSED, RETRYING, JobState
@@ -18,8 +19,6 @@ from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.durations import duration
 
 _LINE_EVERY_S = 60.0
-_UNREACHABLE_S = 300.0
-"""How long the API server may be unreachable, as while it is upgraded."""
 _HOPELESS_S = 30.0
 """A cause that waiting does not remove must last this long: objects can be created in any order."""
 _NO_OPERATOR_S = 120.0
@@ -53,14 +52,7 @@ class _Log:
                 continue
             self.lines_at_last = self.lines_at_last + 1 if moment == self.last else 1
             self.last = moment
-            self._write(text)
-
-    def _write(self, text: str) -> None:
-        try:
-            self.out.write(f"{text}\n")
-            self.out.flush()
-        except OSError as error:
-            raise DetachedError(f"The log cannot be written ({error}). The job keeps running.") from error
+            write_log(self.out, f"{text}\n")
 
 
 class _Line:
@@ -152,28 +144,16 @@ def _give_up(api: Api, job: JobState, found: list[Reason], remedy: str, *, new: 
 
 def poll(api: Api, job: JobState) -> JobState:
     """The job's present state. Waits for an unreachable API server; raises StageFailedError after five minutes."""
-    until, printed = time.monotonic() + _UNREACHABLE_S, False
-    later = f"{job.job} may still run; follow it with `raystill k8s logs {job.job} -n {job.namespace} -f`."
-    while True:
-        try:
-            found = api.get(RAYJOB, job.namespace, job.job)
-        except UnreachableError as error:
-            if time.monotonic() >= until:
-                text = f"{error.value}: {error.rule}, for {duration(_UNREACHABLE_S)}. {later}"
-                raise StageFailedError(text) from error
-            if not printed:
-                text = f"{error.value}: {error.rule}; retrying for {duration(_UNREACHABLE_S)}, the job may still run"
-                print(text, file=sys.stderr, flush=True)
-            printed = True
-            time.sleep(POLL_S)
-            continue
-        except (UserError, ApiError) as error:  # the credentials have expired, or a right was withdrawn
-            raise StageFailedError(f"{error} {later}") from error
-        if found is None or found["metadata"].get("uid") != job.uid:
-            raise StageFailedError(
-                f"{job.job} was deleted by another process. Its finished work stays; run again to resume."
-            )
-        return JobState.of(found)
+    later = f"{job.job} may still be running; follow it with `raystill k8s logs {job.job} -n {job.namespace} -f`."
+    try:
+        found = answered(lambda: api.get(RAYJOB, job.namespace, job.job), later)
+    except (UserError, ApiError) as error:  # the credentials have expired, or a right was withdrawn
+        raise StageFailedError(f"{error} {later}") from error
+    if found is None or found["metadata"].get("uid") != job.uid:
+        raise StageFailedError(
+            f"{job.job} was deleted by another process. Its finished work stays; run again to resume."
+        )
+    return JobState.of(found)
 
 
 def submitter(api: Api, job: JobState) -> Object | None:

@@ -12,4 +12,5 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakeJobServer:
     monkeypatch.setattr("cluster.jobs.client.alive_nodes", lambda address: [])
     monkeypatch.setattr("cluster.jobs.client.POLL_S", 0.0)
     monkeypatch.setattr("cluster.jobs.follow.POLL_S", 0.0)
+    monkeypatch.setattr("cluster.jobs.following._RETRY_S", 0.0)
     return fake

@@ -65,7 +65,7 @@ def test_a_silent_connection_is_replaced(running: FakeJobServer, monkeypatch: py
 
 
 def test_an_unreachable_cluster_is_given_up(running: FakeJobServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.jobs.follow._UNREACHABLE_S", 0.05)
+    monkeypatch.setattr("cluster.jobs.following._UNREACHABLE_S", 0.05)
     running.tail_errors, running.info_errors = [CUT], itertools.repeat(REFUSED)
     with pytest.raises(StageFailedError, match=f"no Ray answers there, for .*`raystill logs {NAME} --address"):
         follow(JobClient("http://head"), NAME, io.StringIO())

@@ -45,6 +45,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKube
         monkeypatch.setattr(module, "POLL_S", 0.01)
         for name in names.split():
             monkeypatch.setattr(module, name, 0.05)
+    monkeypatch.setattr("cluster.jobs.following._RETRY_S", 0.01)
     monkeypatch.setattr(overlay, "render", lambda folder: copy.deepcopy(list(render(folder))))
     with serving(state) as url:
         user = {"name": "ann", "user": {"token": TOKEN}}
