@@ -9,7 +9,7 @@ people choose. An environment variable holds the keys themselves: `NAME=KEY,NAME
 
 A change of the file takes effect within about a second, without a restart. A removed line revokes its key. A file that is invalid, missing
 or unreadable changes nothing and is logged once, so that a file that is only half written locks nobody out. An EMPTY file revokes all keys.
-If you edit the file by hand, write a new file and rename it, as `raystill key` does: a file that is cut between two lines looks complete.
+If you edit the file by hand, write a new file and rename it: a file that is cut between two lines looks complete.
 
 Limits count the last 60 seconds by key name (key_limits.py). Counts survive a change of the file. A key with a new limit starts a new
 minute.

@@ -35,7 +35,6 @@ def test_the_key_is_printed_once_and_opens_the_endpoint(file: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert "To revoke it, remove its line" in done.stderr
     assert admitted(file, secret) == "shop"
-    assert [path.name for path in file.parent.iterdir()] == ["keys.txt"]
 
 
 def test_a_line_is_added_and_the_rest_stays(file: Path) -> None:
@@ -79,7 +78,6 @@ def test_a_file_that_is_no_key_file_stays(file: Path) -> None:
     file.write_text("name: svamp\n")
     done = key("shop", "--file", str(file))
     assert (done.exit_code, file.read_text(), "keys.txt line 1" in done.stderr) == (2, "name: svamp\n", True)
-    assert [path.name for path in file.parent.iterdir()] == ["keys.txt"]
 
 
 @pytest.mark.parametrize(
@@ -88,12 +86,8 @@ def test_a_file_that_is_no_key_file_stays(file: Path) -> None:
         (".", "it cannot be written (not a regular file)"),
         ("/dev/null", "it cannot be written (not a regular file)"),
         ("none/keys.txt", "it cannot be written (No such file or directory)"),
-        ("locked.txt", "another `raystill key` is writing it"),
     ],
 )
-def test_an_unwritable_or_locked_file_is_refused(tmp_path: Path, place: str, reason: str) -> None:
-    lock = tmp_path / "locked.txt.new"
-    lock.touch()
+def test_an_unwritable_file_is_refused(tmp_path: Path, place: str, reason: str) -> None:
     done = key("shop", "--file", str(tmp_path / place))
     assert (done.exit_code, done.stdout, reason in done.stderr) == (2, "", True), done.stderr
-    assert lock.exists()
