@@ -7,7 +7,6 @@ plan_text.py the words.
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -33,8 +32,6 @@ from cluster.planning.model import (
     StageEstimates,
     Tokens,
     TrainEstimate,
-    TrainMemory,
-    TrainStorage,
 )
 from cluster.planning.scored_rows import scored_rows
 from cluster.planning.training_memory import student_shape, training_memory, training_storage
@@ -277,7 +274,5 @@ def _train_estimate(
     if shape is None:  # its config.json is not on this machine, or its architecture is unknown
         return TrainEstimate(**estimate.model_dump(), memory=None, steps=steps)
     memory = training_memory(shape, run.training, run.student.lora)
-    of_worker = TrainMemory(parameters=shape.parameters, **dataclasses.asdict(memory), total=memory.total)
-    student, checkpoints = training_storage(shape, run.training, run.student.lora)
-    storage = TrainStorage(student=student, checkpoints=checkpoints)
-    return TrainEstimate(**estimate.model_dump(), memory=of_worker, steps=steps, storage_bytes=storage)
+    storage = training_storage(shape, run.training, run.student.lora)
+    return TrainEstimate(**estimate.model_dump(), memory=memory, steps=steps, storage_bytes=storage)

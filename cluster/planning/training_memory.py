@@ -14,9 +14,10 @@ Offloaded parts are in CPU memory and not counted; neither is the GPU's runtime 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from cluster.planning.estimate import ConfigJson, active_parameters
+from cluster.planning.model import TrainMemory, TrainStorage
 from pipelines.config import LoraConfig, StudentConfig, TrainingConfig
 from pipelines.students.init import vocabulary_rows
 
@@ -81,24 +82,7 @@ def _t5(config: ConfigJson, student: StudentConfig) -> Shape:
     return Shape(embeddings + layers, encoder + decoder, hidden, vocabulary, linear, encoder, int(config["num_heads"]))
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes per worker."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-    attention: int = 0
-
-    @property
-    def total(self) -> int:
-        """The sum."""
-        return sum(asdict(self).values())
-
-
-def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> Memory:
+def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> TrainMemory:
     """The estimate of the module's docstring."""
     trained = shape.parameters if lora is None else lora.rank * shape.linear
     whole_bf16 = _whole_bf16(training)  # what CPUs keep of products in bf16 is less than estimated here
@@ -114,24 +98,25 @@ def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | N
         else whole * shape.layers
     )
     targets = tokens * training.max_target_tokens // (training.max_input_tokens + training.max_target_tokens)
-    return Memory(
-        weights=shape.parameters * size // shards[3] * in_memory[0],
-        gradients=trained * (4 if stage >= 2 else size) // shards[2],
-        optimizer=trained * (8 if one_copy else 12) // shards[1] * in_memory[1],
-        activations=kept,
-        logits=2 * size * targets * shape.vocabulary,
-        attention=size * _attention_cells(shape, training, targets),
-    )
+    parts = {
+        "weights": shape.parameters * size // shards[3] * in_memory[0],
+        "gradients": trained * (4 if stage >= 2 else size) // shards[2],
+        "optimizer": trained * (8 if one_copy else 12) // shards[1] * in_memory[1],
+        "activations": kept,
+        "logits": 2 * size * targets * shape.vocabulary,
+        "attention": size * _attention_cells(shape, training, targets),
+    }
+    return TrainMemory(parameters=shape.parameters, **parts, total=sum(parts.values()))
 
 
-def training_storage(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> tuple[int, int]:
+def training_storage(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> TrainStorage:
     """Bytes of the student, whose adapters are merged in float32, and of all checkpoints while the last one is uploaded.
 
     A checkpoint has each trained weight in float32 and Adam's two moments.
     """
     trained = shape.parameters if lora is None else lora.rank * shape.linear
     size = _BYTES["bf16" if _whole_bf16(training) and lora is None else "fp32"]
-    return shape.parameters * size, trained * 12 * (training.keep_checkpoints + 1)
+    return TrainStorage(student=shape.parameters * size, checkpoints=trained * 12 * (training.keep_checkpoints + 1))
 
 
 def _whole_bf16(training: TrainingConfig) -> bool:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from cluster.planning.training_memory import Memory, Shape, student_shape, training_memory
+from cluster.planning.model import TrainMemory
+from cluster.planning.training_memory import Shape, student_shape, training_memory
 from pipelines.config import LoraConfig, StudentConfig, TrainingConfig
 
 STUDENT = StudentConfig(model="m")
@@ -56,7 +57,7 @@ def test_shapes_may_be_cut_or_unknown() -> None:
 def test_zero_stages_shard_their_parts() -> None:
     shape = Shape(parameters=1000, layers=2, hidden=8, vocabulary=100)
 
-    def of(**training: Any) -> Memory:
+    def of(**training: Any) -> TrainMemory:
         return training_memory(shape, TrainingConfig(**{"workers": 2, "gpus_per_worker": 1, **training}))
 
     kinds = ("weights", "gradients", "optimizer")
@@ -70,7 +71,7 @@ def test_zero_stages_shard_their_parts() -> None:
     limits = {"max_input_tokens": 256, "max_target_tokens": 128}
     small, same = of(tokens_per_batch=512, **limits), of(tokens_per_micro_batch=256 + 384, **limits)
     assert small == same, "a step of 512 tokens on two workers fills no micro-batch of 8,192"
-    assert of().total == sum(vars(of()).values())
+    assert of().total == sum(of().model_dump(exclude={"parameters", "total"}).values())
     assert training_memory(replace(shape, vocabulary=200), TrainingConfig(gpus_per_worker=1)).logits == 2 * of().logits
 
 
