@@ -1,4 +1,4 @@
-"""The end of a Ray that this command has started, within bounded time.
+"""The end of processes that this command has started, within bounded time: a Ray, or the nodes of `raystill up`.
 
 `ray.shutdown` itself waits for replies of Ray's processes. On a machine whose cores are all taken, such as by the workers of the training
 that was just interrupted, these came after two minutes.
@@ -48,10 +48,7 @@ class OwnRay:
             ray.shutdown()
         finally:
             done.set()
-            until = time.monotonic() + _LEFT_S
-            while (left := [process for process in family if _runs(process)]) and time.monotonic() < until:
-                time.sleep(_POLL_S)
-            _kill(left)
+            end_processes(family, _LEFT_S)
 
     def _kill_late(self, family: Sequence[psutil.Process], done: threading.Event) -> None:
         if done.wait(_GRACE_S):
@@ -73,6 +70,14 @@ class OwnRay:
         return found
 
 
+def end_processes(family: Sequence[psutil.Process], seconds: float) -> None:
+    """Wait until processes have ended, and kill those that remain. Zombies count as ended: not every process 1 reaps orphans."""
+    until = time.monotonic() + seconds
+    while (left := [process for process in family if _runs(process)]) and time.monotonic() < until:
+        time.sleep(_POLL_S)
+    _kill(left)
+
+
 def _kill(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         try:
@@ -89,7 +94,6 @@ def _name(process: psutil.Process) -> str:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """False for a zombie too: not every process 1 reaps orphans."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

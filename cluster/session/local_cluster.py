@@ -26,6 +26,7 @@ import psutil
 from cluster.environment import SERVE_EDGE, make_ray_token, wants_token
 from cluster.session.command_log import new_log
 from cluster.session.connection import UnreachableError, alive_nodes
+from cluster.session.ending import end_processes
 from pipelines.errors import StageFailedError, UserError, last_line
 from pipelines.runtime.compat.ray import start_command
 from pipelines.storage.cache_folder import cache_folder
@@ -35,7 +36,6 @@ _SLOW_START = "timed out during startup"
 """In the log of a node that Ray gave up: it allows a node 30 s, which a busy machine may exceed."""
 _END_S = 30.0
 _POLL_S = 0.5
-_END_POLL_S = 0.1
 _PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
 """Ports with the same default on every machine; this machine has several nodes."""
 _OTHER_CLUSTER = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDIR")
@@ -180,20 +180,7 @@ def _end(nodes: Sequence[psutil.Process]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             family += [node, *node.children(recursive=True)]
             node.terminate()
-    until = time.monotonic() + _END_S
-    while (left := [process for process in family if _runs(process)]) and time.monotonic() < until:
-        time.sleep(_END_POLL_S)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def _runs(process: psutil.Process) -> bool:
-    """False for a zombie too: its parent may be gone, and not every process 1 reaps orphans."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    end_processes(family, _END_S)
 
 
 def _alive(pid: int, started: float) -> bool:
