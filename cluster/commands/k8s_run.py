@@ -14,7 +14,7 @@ from cluster.kubernetes.api import Api, connect
 from cluster.kubernetes.checks import check_gpus, check_place, check_references, check_rights, check_students, dry_run
 from cluster.kubernetes.follow import follow
 from cluster.kubernetes.job import StageJob, stage_job
-from cluster.kubernetes.objects import Object
+from cluster.kubernetes.objects import RAYSERVICE, Object, named
 from cluster.kubernetes.overlay import find_overlay, render, stage_objects
 from cluster.kubernetes.state import JobState
 from cluster.kubernetes.submit import find_running, submit
@@ -70,14 +70,15 @@ def print_plan(
     run_file: str, overrides: tuple[str, ...], *, overlay: str, stage: str, context: str | None, offline: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Make the checks of `run`, and print what it would create. Raises UserError from the first check that fails."""
-    from cluster.kubernetes.plan import KubernetesPlan, endpoint_gpus, plan_lines, planned_job, stage_step
+    from cluster.kubernetes.plan import KubernetesPlan, endpoint_steps, plan_lines, planned_job, stage_step
 
     folder = find_overlay(overlay)
     run = load_run(run_file, overrides)
     check_run(run, COMMANDS[stage], Needs.RUN_FILE)
     jobs, shared = _jobs(run, stage, folder), render(folder)
     api = None if offline else _checked(context, jobs, folder, shared)
-    gpus = [*(stage_step(run, job) for job in jobs), *endpoint_gpus(shared)]
+    gpus = [stage_step(run, job) for job in jobs]
+    gpus += [step for service in named(shared, RAYSERVICE.name) for step in endpoint_steps(service)]
     plan = KubernetesPlan(overlay=str(folder), run=run.name, jobs=[planned_job(api, job) for job in jobs], gpus=gpus)
     print(plan.model_dump_json(indent=2) if as_json else "\n".join(plan_lines(plan)))
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from cluster.kubernetes.api import Api
-from cluster.kubernetes.endpoint_gpus import endpoint_steps
 from cluster.kubernetes.job import StageJob
-from cluster.kubernetes.objects import HEAD, RAYJOB, RAYSERVICE, Object, groups, named
+from cluster.kubernetes.objects import HEAD, RAYJOB, Object, groups
 from cluster.kubernetes.state import JobState
 from cluster.session.resources import amounts, stage_requests
 from pipelines.config import RunConfig
@@ -92,19 +93,61 @@ def stage_step(run: RunConfig, job: StageJob) -> GpuStep:
     return GpuStep(step=job.stage, least=least, most=most, used=used)
 
 
-def endpoint_gpus(objects: Sequence[Object]) -> list[GpuStep]:
-    """The GPUs of the overlay's endpoint, at rest and during each change; none if it has no endpoint."""
-    return [
-        GpuStep(step=f"endpoint, {step.name}", least=step.least, most=step.most, used=None)
-        for service in named(objects, RAYSERVICE.name)
-        for step in endpoint_steps(service)
-    ]
-
-
 def _gpus(found: Object) -> tuple[float, float]:
     """GPUs of an object's cluster at its smallest and largest."""
     clusters = list(groups(found))
     return sum(group.least * group.gpus for group in clusters), sum(group.most * group.gpus for group in clusters)
+
+
+def endpoint_steps(service: Object) -> list[GpuStep]:
+    """The GPUs of an endpoint without a change, then of the changes that need more.
+
+    A pod holds its GPUs whether replicas use them or not. Every version of a student starts its own `replicas.min`.
+    """
+    workers = next(group for group in groups(service) if group.name != "head")
+    if not workers.gpus:
+        return [_endpoint(change, (0, 0)) for change in ("now", "one more version", "another image or generation")]
+    students = _students(service)
+    version = max((least for least, _ in students), default=0), max((most for _, most in students), default=0)
+    room = workers.most * int(workers.gpus)
+
+    def held(extra: int) -> tuple[int, int]:
+        """GPUs of the pods for all students, and `extra` versions of the largest one."""
+        least = sum(one for one, _ in students) + extra * version[0]
+        most = sum(one for _, one in students) + extra * version[1]
+        pods = [max(workers.least, math.ceil(gpus / workers.gpus)) * int(workers.gpus) for gpus in (least, most)]
+        return min(pods[0], room), min(pods[1], room)
+
+    now, canary = held(0), held(1)
+    if (upgrade := service["spec"].get("upgradeStrategy", {})).get("type") == "NewClusterWithIncrementalUpgrade":
+        surge = upgrade["clusterUpgradeOptions"].get("maxSurgePercent", 100) / 100
+        second, third = (tuple(gpus + max(math.ceil(surge * gpus), 1) for gpus in now) for _ in range(2))
+    else:
+        second, third = (tuple(count * gpus for gpus in now) for count in (2, 3))
+    delay_s = service["spec"].get("rayClusterDeletionDelaySeconds", 60)
+    return [
+        _endpoint("now", now),
+        _endpoint("one more version", canary),
+        _endpoint("another image or generation", second),
+        _endpoint(f"a rollback within {delay_s} s of its end", third),
+    ]
+
+
+def _endpoint(change: str, gpus: tuple[int, ...]) -> GpuStep:
+    return GpuStep(step=f"endpoint, {change}", least=gpus[0], most=gpus[1], used=None)
+
+
+def _students(service: Object) -> list[tuple[int, int]]:
+    """GPUs of each student's replicas: at least, at most."""
+    config: dict[str, Any] = yaml.safe_load(service["spec"]["serveConfigV2"]) or {}
+    found = []
+    for application in config.get("applications", []):
+        args = application.get("args", {})
+        if "student" in args or "students" in args:
+            serving = args["serving"]
+            gpus = int(serving.get("gpus_per_replica", 0))
+            found.append((serving["replicas"]["min"] * gpus, serving["replicas"]["max"] * gpus))
+    return found
 
 
 def plan_lines(plan: KubernetesPlan) -> Iterator[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster.jobs.package import write_package
-from cluster.kubernetes.endpoint_gpus import endpoint_steps
 from cluster.kubernetes.models import read_list
+from cluster.kubernetes.plan import endpoint_steps
 from cluster.kubernetes.settings import read_settings
 from pipelines.config.load import load_run
 from tests.support.k8s.commands import parsed_arguments, run_of
