@@ -22,7 +22,7 @@ from tests.support.object_store import running_server
 
 ABSENT = missing() or (None if shutil.which("redis-server") else "redis-server is not installed (Debian: redis-server)")
 pytestmark = [
-    pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600),
+    pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(600),
     pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT)),
 ]  # fmt: skip
 BODY = {"model": "sums", "inputs": ["Anne has 4 pens ."]}

@@ -141,7 +141,6 @@ def on_vllm(folder: Path, teacher_folder: Path) -> Labelling:
 
 
 @pytest.mark.full
-@pytest.mark.vllm
 @pytest.mark.timeout(1800)
 def test_each_fault_on_the_real_engine(tmp_path: Path, teacher_folder: Path) -> None:
     for fault in ("driver", "actor", "engine", "raylet", "gcs", "node"):

@@ -20,7 +20,7 @@ from tests.support.network import Network, missing
 from tests.support.object_store import Server
 
 pytestmark = [
-    pytest.mark.integration, pytest.mark.full, pytest.mark.deepspeed, pytest.mark.serve, pytest.mark.timeout(600),
+    pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(600),
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
 ]  # fmt: skip
 ROWS = 3000

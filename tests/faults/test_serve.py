@@ -13,7 +13,7 @@ from tests.support.endpoints import Load, endpoint_of, kill, processes, small, w
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 BODY = {"model": "sums", "inputs": [TEXTS[0]]}
 
 

@@ -17,7 +17,7 @@ from tests.support.endpoints import Load, endpoint_of, kill, longest, processes,
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 TOKENS = 400
 BODY = {"model": "sums", "inputs": [TEXTS[0]]}
 REPLICA = "ServeReplica:raystill-student-sums"

@@ -14,7 +14,7 @@ from tests.support.endpoints import Load, endpoint_of, running_replicas, small, 
 from tests.support.nodes import ray_nodes
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(600)]
 
 
 NOTICE_S = 300

@@ -16,7 +16,7 @@ from tests.support.label_kills import Family, started, wait
 from tests.support.run_files import write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 TRAINING: dict[str, Any] = {
     "workers": 2, "epochs": 4, "checkpoint_every_steps": 4, "keep_checkpoints": 3, "learning_rate": 1e-3, "zero_stage": 2,

@@ -13,7 +13,7 @@ from pipelines.train.checks import token_settings
 from pipelines.train.data.tokenise import tokenise
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
-pytestmark = [pytest.mark.gpu, pytest.mark.deepspeed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 STEPS = 10
 # A CUDA context in pytest's process would take memory from other tests' commands.

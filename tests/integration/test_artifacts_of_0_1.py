@@ -140,7 +140,6 @@ def test_begun_labels_of_0_1_are_resumed(tmp_path: Path) -> None:
     assert not list(labels.glob("commits/*"))
 
 
-@pytest.mark.deepspeed
 @pytest.mark.full
 def test_begun_training_of_0_1_restarts(tmp_path: Path) -> None:
     """Its steps follow batch plan 1, in which the weight of an example depends on its length."""
@@ -162,7 +161,6 @@ def test_begun_training_of_0_1_restarts(tmp_path: Path) -> None:
     assert not list(run.glob("out/training/*"))
 
 
-@pytest.mark.serve
 def test_a_student_of_0_1_gives_its_recorded_answers(tmp_path: Path) -> None:
     run = run_with(tmp_path, "student_finished")
     options = ("--run", "run.yaml", "--set", f"serving.port={free_port()}", "--json")

@@ -202,7 +202,6 @@ time.sleep(600)
             process.kill()
 
 
-@pytest.mark.deepspeed
 def test_nodes_come_for_training_workers(tmp_path: Path) -> None:
     write_labels(tmp_path, label_rows(40))
     run = make_run(tmp_path, make_model("decoder-only", tmp_path / "model"), training={"workers": 2, "epochs": 1})
@@ -216,7 +215,6 @@ def test_nodes_come_for_training_workers(tmp_path: Path) -> None:
     assert manifest["details"]["training"]["world_size"] == 2
 
 
-@pytest.mark.serve
 def test_nodes_come_for_replicas_and_go_with_the_endpoint(tmp_path: Path) -> None:
     folder, port = write_student(tmp_path / "student", "decoder-only"), free_port()
     settings = {"replicas.min": 2, "replicas.max": 2, "max_replicas_per_node": 1, "port": port}

@@ -19,7 +19,7 @@ from tests.support.local_ray import local_ray
 from tests.support.taught_students import teach_two
 from tests.support.tiny_students import write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(600)]
 TASK = NaturalLanguageInference()
 TEXTS = ["premise: a hypothesis: b", "premise: 4 apples hypothesis: 2 apples"]
 METHOD, PART = "rationale-then-label", METHODS["rationale-then-label"].answer

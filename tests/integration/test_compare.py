@@ -15,7 +15,7 @@ from tests.support.local_ray import shared_environment
 from tests.support.run_files import write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 GRID = {"methods": ["finetune", "step-by-step"], "seeds": [0], "fractions": [0.5, 1.0]}
 """Four cells, and one with shuffled rationales."""

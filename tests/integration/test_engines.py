@@ -13,7 +13,7 @@ from pipelines.train.data.token_table import Tokens
 from tests.support.gloo_processes import run_workers
 from tests.support.trained_outputs import make_outputs, run_of, tokens_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 BEFORE, STEPS = 2, 4
 CLIP, DECAY = 0.5, 0.1

@@ -14,7 +14,6 @@ from tests.support.local_ray import shared_environment
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.vllm
 def test_vllm_labels_are_complete_and_open_everywhere(run_file: Path, tmp_path: Path) -> None:
     import datasets
     import pandas

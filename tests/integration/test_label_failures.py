@@ -87,7 +87,6 @@ CAUSES = [
 ]
 
 
-@pytest.mark.vllm
 @pytest.mark.parametrize(
     ("how", "cause", "remedy"),
     [pytest.param(*cause, marks=() if cause[0] == "folder" else pytest.mark.full) for cause in CAUSES],

@@ -15,7 +15,7 @@ from pipelines.train.loss_terms import TERMS
 from tests.support.gloo_processes import run_workers
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels, write_tops
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 STEPS = 12
 

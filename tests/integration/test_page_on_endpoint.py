@@ -9,7 +9,7 @@ from tests.support.endpoints import endpoint_of, small
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import write_student
 
-pytestmark = [*NEEDS_BROWSER, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600)]
+pytestmark = [*NEEDS_BROWSER, pytest.mark.full, pytest.mark.timeout(600)]
 
 
 def test_the_page_shows_what_the_endpoint_answers(tmp_path: Path) -> None:

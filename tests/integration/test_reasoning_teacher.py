@@ -12,7 +12,7 @@ from tests.support.commands import raystill
 from tests.support.corpora import write_jsonl
 from tests.support.run_files import label_run, word_rows, write_run_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.vllm, pytest.mark.timeout(390)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(390)]
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"

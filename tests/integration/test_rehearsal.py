@@ -26,7 +26,7 @@ from tests.support.pod_clusters import Cluster, Service, ServiceLoad
 from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [
-    pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600), needs_kustomize,
+    pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(600), needs_kustomize,
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
 ]  # fmt: skip
 BODY = {"model": "word-problems", "inputs": [TEXTS[0]]}

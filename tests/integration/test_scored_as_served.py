@@ -25,7 +25,7 @@ from tests.support.fake_engines import FakeMetrics
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import tiny_tokenizer, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.vllm, pytest.mark.serve, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 TASK = MultipleChoice()
 WORDS = ("sea", "sea shore", "river", "a", "ab", "河", "<b>", "apples and pears", "apples", "10%")
 NUM_ROWS, TOKENS = 200, 6

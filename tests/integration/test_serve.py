@@ -21,7 +21,7 @@ from tests.support.k8s.dashboards import SERVING, metrics_read
 from tests.support.metrics import exported, total
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 QUEUE = 32
 
 

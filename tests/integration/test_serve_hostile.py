@@ -18,7 +18,7 @@ from tests.support.endpoints import endpoint_of, small, wait_until
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from tests.support.endpoints import endpoint_of, longest, small
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(600)]
 TOKENS = 400
 
 

@@ -20,7 +20,7 @@ from serving.api.api_keys import key_line, new_key
 from tests.support.endpoints import Load, endpoint_of, small, wait_until
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

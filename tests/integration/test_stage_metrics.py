@@ -15,7 +15,7 @@ from tests.support.metrics import Series, exported, total
 from tests.support.run_files import label_run, word_rows
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ROWS = 200
 NOT_HERE = {"ray_raystill_label_engine_deaths_total"} | {
     f"ray_cluster_{kind}_nodes" for kind in ("active", "idle", "pending")

@@ -40,7 +40,6 @@ CASES = [
 """Command, end, what it shows when a signal interrupts it, exit code."""
 IN_CI = ("train", "SIGINT")
 FULL = [pytest.mark.full]
-MARKS = {"train": [pytest.mark.deepspeed], "serve": [pytest.mark.serve]}
 
 DURATION = r"[\d.]+ (ms|s|min|h)( \d\d (s|min))?"
 PHASES = "starting engine|tokenising|starting workers|first step|exporting the student|writing the (manifest|report)"
@@ -138,7 +137,7 @@ def _before_signal(command: str, exit_code: int, ray: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("command", "end", "begun", "exit_code"),
-    [pytest.param(*case, marks=MARKS.get(case[0], []) + FULL * (case[:2] != IN_CI)) for case in CASES],
+    [pytest.param(*case, marks=FULL * (case[:2] != IN_CI)) for case in CASES],
 )
 def test_a_terminal_shows_our_lines_and_nothing_stays(
     tmp_path: Path, command: str, end: str, begun: str, exit_code: int

@@ -21,7 +21,6 @@ from tests.support.trained_outputs import FAMILIES, make_outputs, run_of, tokens
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.deepspeed,
     pytest.mark.timeout(600),
     pytest.mark.usefixtures("one_thread"),
 ]

@@ -14,7 +14,7 @@ from tests.support.gloo_processes import run_workers
 from tests.support.local_ray import local_ray
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 FAMILIES = ("decoder-only", "encoder-decoder")
 

@@ -17,7 +17,7 @@ REQUEST = GenerationRequest("[label] 4 apples", 4)
 TEXT = TextRequest("4 apples", raw=False)
 
 
-@pytest.fixture(params=["encoder-decoder", pytest.param("decoder-only", marks=pytest.mark.vllm)])
+@pytest.fixture(params=["encoder-decoder", "decoder-only"])
 def made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, Fake]:
     family: Family = request.param
     if family == "decoder-only":

@@ -119,7 +119,6 @@ def test_vllm_gets_no_pickled_weights(tmp_path: Path, vllm_start: Mock) -> None:
     vllm_start.assert_not_called()
 
 
-@pytest.mark.vllm
 def test_transformers_runs_heads_that_vllm_lacks_on_cpus(
     tmp_path: Path, student: StudentCard, vllm_start: Mock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,7 +22,7 @@ from tests.support.fake_students import card
 
 # vLLM is imported in the tests: its import takes as long as all other imports of the suite.
 NEEDS_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
-pytestmark = [pytest.mark.vllm, pytest.mark.anyio, NEEDS_VLLM]
+pytestmark = [pytest.mark.anyio, NEEDS_VLLM]
 REQUEST = GenerationRequest("[label] 4 apples", 4)
 
 

@@ -16,7 +16,7 @@ from pipelines.students.decoding.vllm_student import VllmStudent
 from tests.support.tiny_students import TEXTS, tiny_tokenizer
 
 NEEDS_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
-pytestmark = [pytest.mark.vllm, NEEDS_VLLM]
+pytestmark = [NEEDS_VLLM]
 SETS = [("spam", "spam not", "ham"), tuple(f"{chr(33 + number % 90)}{number}" for number in range(200)), ("one",)]
 
 
