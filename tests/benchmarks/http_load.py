@@ -1,7 +1,6 @@
-"""Load generator: closed-loop clients or a fixed request rate. Prints JSON.
+"""Load generator: clients that each wait for their response. Prints JSON.
 
 python -m tests.benchmarks.http_load URL BODIES.jsonl --clients 32 --seconds 20
-python -m tests.benchmarks.http_load URL BODIES.jsonl --rate 40 --seconds 900
 """
 
 import argparse
@@ -20,15 +19,10 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
 
-async def load(
-    url: str, bodies: list[bytes], clients: int, seconds: float, warm_s: float, rate: float | None
-) -> dict[str, Any]:
+async def load(url: str, bodies: list[bytes], clients: int, seconds: float, warm_s: float) -> dict[str, Any]:
     """Responses per second after the warm-up, their latencies, and failures.
 
     If a response takes longer than warm-up and measurement together, the queue is still filling and latencies are lower bounds.
-
-    Args:
-        rate: requests per second, regardless of open requests. None: each client waits for its response.
     """
     following = itertools.cycle(bodies)
     took: list[float] = []
@@ -49,18 +43,7 @@ async def load(
             while time.monotonic() < ends:
                 await send(http)
 
-    if rate is None:
-        await asyncio.gather(*(client() for _ in range(clients)))
-    else:
-        async with (
-            httpx.AsyncClient(timeout=120.0, limits=httpx.Limits(max_connections=None)) as http,
-            asyncio.TaskGroup() as tasks,
-        ):
-            due = time.monotonic()
-            while due < ends:
-                await asyncio.sleep(due - time.monotonic())
-                tasks.create_task(send(http))
-                due += 1 / rate
+    await asyncio.gather(*(client() for _ in range(clients)))
     took.sort()
     shares = {f"p{round(100 * share)}_ms": 1000 * percentile(took, share) for share in (0.5, 0.95, 0.99)}
     return {"requests_per_s": len(took) / seconds, **shares, "failed": len(failed), "why": failed[:3]}
@@ -71,12 +54,11 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("bodies", type=Path)
     parser.add_argument("--clients", type=int, default=1)
-    parser.add_argument("--rate", type=float, help="requests per second, instead of clients")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--warm", type=float, default=3.0, help="warm-up in seconds")
     options = parser.parse_args()
     bodies = options.bodies.read_bytes().splitlines()
-    result = load(options.url, bodies, options.clients, options.seconds, options.warm, options.rate)
+    result = load(options.url, bodies, options.clients, options.seconds, options.warm)
     print(json.dumps(asyncio.run(result)))
 
 

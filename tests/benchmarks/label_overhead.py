@@ -38,7 +38,6 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-num-seqs", type=int, default=96)
     parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--name", default="label_overhead", help="name of the result file")
     return parser.parse_args(given)
 
 
@@ -92,7 +91,7 @@ def main() -> None:
             ratio, busy = both["ours rows/s"] / both["bare rows/s"], found["labelled"]["engine_busy_share"]
             rows.append({"pair": pair + 1, "rows": found["bare"]["rows"], **both, "ratio": ratio, "busy": busy})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    publish(options.name, rows, median_ratio=median([row["ratio"] for row in rows]))
+    publish("label_overhead", rows, median_ratio=median([row["ratio"] for row in rows]))
 
 
 if __name__ == "__main__":

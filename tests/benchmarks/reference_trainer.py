@@ -28,7 +28,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from tests.benchmarks.trained import LEARNING_RATE
+from tests.benchmarks.trained import LEARNING_RATE, SKIPPED_STEPS
 
 PARTS = ("label", "rationale")
 IGNORED = -100
@@ -91,9 +91,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--skip", type=int, default=5, help="untimed steps at the start")
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     options = parser.parse_args()
     config = AutoConfig.from_pretrained(options.model)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -108,15 +106,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = Seq2SeqTrainingArguments(
             output_dir=folder, per_device_train_batch_size=options.batch, max_steps=options.steps, report_to=[],
-            learning_rate=options.learning_rate, bf16=options.precision == "bf16",
+            learning_rate=LEARNING_RATE, bf16=options.precision == "bf16",
             optim="adamw_torch_fused", save_strategy="no", logging_steps=1,
             remove_unused_columns=False, dataloader_num_workers=4 if gpu else 0, disable_tqdm=True, use_cpu=not gpu, seed=0,
         )  # fmt: skip
         parts = {"train_dataset": data, "data_collator": Collator(pad), "callbacks": [clock]}
         trainer = TwoTasks(model=model, args=arguments, **parts)
         trainer.train()
-    seconds = clock.ends[-1] - clock.ends[options.skip - 1]
-    timed = options.steps - options.skip
+    seconds = clock.ends[-1] - clock.ends[SKIPPED_STEPS - 1]
+    timed = options.steps - SKIPPED_STEPS
     mean = sum(_real(row, config.is_encoder_decoder) for row in data) / len(data)
     print(json.dumps({
         "tokens_per_s": mean * options.batch * timed / seconds, "step_s": seconds / timed, "tokens_per_example": mean,

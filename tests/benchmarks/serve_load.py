@@ -30,16 +30,15 @@ from tests.benchmarks.students import SHAPES, questions, student
 from tests.support.endpoints import free_port, wait_until
 
 NEW_TOKENS = 16
+_OURS = "raystill serve"
 
 
 @contextmanager
-def server(
-    arguments: list[str], ready: str, environment: dict[str, str] | None = None, folder: Path | None = None
-) -> Iterator[psutil.Process]:
-    """A server in its own process, in a working directory. Yields once `ready` answers; ends it by SIGTERM."""
+def server(arguments: list[str], ready: str, environment: dict[str, str] | None = None) -> Iterator[psutil.Process]:
+    """A server in its own process. Yields once `ready` answers; ends it by SIGTERM."""
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets, tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=log, stderr=log, cwd=folder,
+            [sys.executable, *arguments], stdout=log, stderr=log,
             env={**os.environ, "RAY_TMPDIR": sockets, "HF_HUB_OFFLINE": "1", **(environment or {})},
         )  # fmt: skip
         try:
@@ -144,24 +143,21 @@ def bare(engine: Student, texts: list[str], clients: int, seconds: float) -> dic
             "failed": 0}  # fmt: skip
 
 
-def endpoint(
-    name: str, folder: Path, texts: list[str], options: argparse.Namespace, *, weights: str, haproxy: bool = False
-) -> list[dict[str, Any]]:  # fmt: skip
+def endpoint(folder: Path, texts: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """`raystill serve` with one replica."""
     port = free_port()
     settings = {
         "port": port, "replicas.min": 1, "replicas.max": 1, "max_new_tokens": NEW_TOKENS, "max_batch_size": options.batch,
-        "target_ongoing_requests": options.batch, "max_queued_requests": 1024, "weights": weights,
+        "target_ongoing_requests": options.batch, "max_queued_requests": 1024, "weights": options.weights,
         "gpus_per_replica": int(options.gpu), "request_timeout_s": 300,
     }  # fmt: skip
     sets = [f"--set=serving.{key}={value}" for key, value in settings.items()]
     url = f"http://127.0.0.1:{port}"
-    environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1"} if haproxy else {}
-    with server(["-m", "cluster", "serve", f"student={folder}", *sets], f"{url}/readyz", environment) as root:
+    with server(["-m", "cluster", "serve", f"student={folder}", *sets], f"{url}/readyz") as root:
         bodies = [{"inputs": [text]} for text in texts]
         # The endpoint is ready before its replicas are.
         httpx.post(f"{url}/v1/predict", json=bodies[0], timeout=300.0).raise_for_status()
-        return [loaded(name, f"{url}/v1/predict", bodies, n, options.seconds, root) for n in options.clients]
+        return [loaded(_OURS, f"{url}/v1/predict", bodies, n, options.seconds, root) for n in options.clients]
 
 
 def prompts(texts: list[str], options: argparse.Namespace) -> list[str]:
@@ -212,9 +208,6 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument(
-        "--also", nargs="*", default=[], choices=["int8", "bfloat16", "haproxy"], help="further servers"
-    )
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--weights", choices=["float32", "bfloat16"], default="float32", help="not of FastAPI")
     return parser.parse_args(given)
@@ -224,11 +217,7 @@ def main() -> None:
     options = arguments()
     folder = student(options.student, options.output.absolute())
     texts = questions(options.data, 256)
-    rows = endpoint("raystill serve", folder, texts, options, weights=options.weights)
-    for other in options.also:
-        proxied = other == "haproxy"
-        given = {"weights": options.weights if proxied else other, "haproxy": proxied}
-        rows += endpoint(f"raystill serve, {other}", folder, texts, options, **given)
+    rows = endpoint(folder, texts, options)
     if "t5" in options.student:
         engine = bare_engine(folder, options)
         rows += [bare(engine, texts, n, options.seconds) for n in options.clients]
@@ -237,13 +226,10 @@ def main() -> None:
     rows += plain(folder, texts, options)
 
     rate = {(row["server"], row["clients"]): row["requests_per_s"] for row in rows}
-    names = list(dict.fromkeys(row["server"] for row in rows))
-    ours = [name for name in names if name.startswith("raystill")]
+    others = [name for name in dict.fromkeys(row["server"] for row in rows) if name != _OURS]
     ratios = {
-        f"{own} against {other}, {n} clients": rate[own, n] / max(rate[other, n], 1 / options.seconds)
-        for own in ours
-        for other in names
-        if other not in ours
+        f"{_OURS} against {other}, {n} clients": rate[_OURS, n] / max(rate[other, n], 1 / options.seconds)
+        for other in others
         for n in options.clients
     }
     publish(f"serve_load_{options.student}", rows, **ratios)
