@@ -43,7 +43,7 @@ class CommandGroup(click.Group):
             sys.exit(error.exit_code)
         except SystemExit as end:
             if end.code == _INTERRUPTED and args is None:  # with arguments, a test or another program runs the command
-                _exit_soon(_INTERRUPTED)
+                _exit_soon()
             raise
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -88,9 +88,9 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _exit_soon(code: int) -> None:
+def _exit_soon() -> None:
     """End this process within seconds, even if a thread of a library, for which Python waits, does not end."""
-    timer = threading.Timer(_EXIT_S, os._exit, [code])
+    timer = threading.Timer(_EXIT_S, os._exit, [_INTERRUPTED])
     timer.daemon = True
     timer.start()
 

@@ -41,7 +41,7 @@ def run_init(corpus: str | None, output: str | None, *, own_task: bool, as_json:
     if corpus is None:
         if not own_task:
             raise UserError("CORPUS", "it is missing", "Name a file, folder, glob or URI; or give --task alone.")
-        _write_task(Path(output or "task.py"), "own-task", None, [], as_json=as_json)
+        _write_task(Path(output or "task.py"), as_json=as_json)
         return
     name = _name(corpus)
     target = Path(output or f"{name}.yaml")
@@ -244,12 +244,12 @@ def _write_task_files(task_file: Path, name: str, guess: Guess | None, shots: Se
     return [str(task_file), str(test_file)]
 
 
-def _write_task(path: Path, name: str, guess: Guess | None, shots: list[dict[str, str]], *, as_json: bool) -> None:
+def _write_task(path: Path, *, as_json: bool) -> None:
     """--task without a corpus."""
     if path.suffix != ".py":
         raise UserError(f"--output {path}", "a task file ends in .py", "Write for example --output task.py.")
     _check_free(path, _test_file(path))
-    written = _write_task_files(path, name, guess, shots)
+    written = _write_task_files(path, "own-task", None, [])
     if as_json:
         import json
 

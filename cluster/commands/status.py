@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime
 
 from pipelines.config import RunConfig
@@ -68,23 +67,20 @@ def print_status(run: RunConfig, run_file: str, *, as_json: bool) -> None:
     print(status.model_dump_json(indent=2) if as_json else "\n".join(status_lines(status, run_file, at=time.time())))
 
 
-def follow_status(
-    run: RunConfig, run_file: str, *, as_json: bool, sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:  # fmt: skip
+def follow_status(run: RunConfig, run_file: str, *, as_json: bool) -> None:
     """Print the status until the work ends: every two seconds in a terminal or as JSON, else every ten.
 
     Raises:
         StageFailedError: a stage ended without its artifact.
     """
-    screen, work = _Screen(run_file, as_json=as_json, clock=clock), _FollowedWork(clock)
+    screen, work = _Screen(run_file, as_json=as_json), _FollowedWork()
     while True:
         status = run_status(run)
         is_over = work.is_over(status)
         screen.show(status, is_last=is_over)
         if is_over:
             break
-        sleep(_READ_EVERY_S)
+        time.sleep(_READ_EVERY_S)
     if stage := work.unfinished(status):
         to_do = "repeat it" if stage in _REPEATED else "resume"
         raise StageFailedError(f"{stage} ended unfinished. Run `raystill {stage} {run_file}` to {to_do}.")
@@ -96,25 +92,24 @@ class _FollowedWork:
     A process may run several stages in sequence. Between two of them none is running, for as long as inputs are fingerprinted.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._seen: dict[StageName, StageProgress] = {}
         self._last: StageProgress | None = None
-        self._seen_at = clock()
+        self._seen_at = time.monotonic()
 
     def is_over(self, status: RunStatus) -> bool:
         """True if nothing runs, and the process of the last stage is not about to run another."""
         for stage, state in status.stages.items():
             if isinstance(state, StageProgress):
                 self._seen[stage] = self._last = state
-                self._seen_at = self._clock()
+                self._seen_at = time.monotonic()
         if any(isinstance(state, StageProgress) for state in status.stages.values()):
             return False
         if self._last is None or self._last.stage in _LAST_STAGES or self.unfinished(status):
             return True
         alive = is_running(self._last.model_dump())
         wait_s = {True: _NEXT_STAGE_S, None: FRESH_S, False: 0.0}[alive]
-        return self._clock() - self._seen_at >= wait_s
+        return time.monotonic() - self._seen_at >= wait_s
 
     def unfinished(self, status: RunStatus) -> StageName | None:
         """A stage that has ended without its artifact, or with an artifact that was there before."""
@@ -130,8 +125,8 @@ class _FollowedWork:
 class _Screen:
     """Prints states, over the previous ones in a terminal."""
 
-    def __init__(self, run_file: str, *, as_json: bool, clock: Callable[[], float]) -> None:
-        self._run_file, self._as_json, self._clock = run_file, as_json, clock
+    def __init__(self, run_file: str, *, as_json: bool) -> None:
+        self._run_file, self._as_json = run_file, as_json
         self._live = sys.stdout.isatty() and not as_json
         self._every_s = _READ_EVERY_S if self._live or as_json else _LINE_EVERY_S
         self._printed_at, self._printed_lines = float("-inf"), 0
@@ -140,9 +135,9 @@ class _Screen:
     def show(self, status: RunStatus, *, is_last: bool) -> None:
         """Print the status if it is due, if a state has changed, or if it is the last one."""
         states: list[str] = [state.state for state in status.stages.values()]
-        if not (is_last or states != self._states or self._clock() - self._printed_at >= self._every_s):
+        if not (is_last or states != self._states or time.monotonic() - self._printed_at >= self._every_s):
             return
-        self._states, self._printed_at = states, self._clock()
+        self._states, self._printed_at = states, time.monotonic()
         if self._as_json:
             print(status.model_dump_json(), flush=True)
             return

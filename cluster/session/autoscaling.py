@@ -26,6 +26,7 @@ NODES_S = 1800.0
 _FEASIBLE_S = 60.0
 _SURE_S = 3.0
 """How long a request must stay infeasible: the autoscaler's state may be older than resources that have just been freed."""
+_SETTLE_S = 2.0
 _POLL_S = 1
 _LINE_EVERY_S = 10.0
 
@@ -123,9 +124,9 @@ class NodeRequest:
         return outlook if now - self._infeasible_since >= _SURE_S else Outlook.UNKNOWN
 
 
-def check_feasible(request: ResourceRequest, timeout_s: float = _FEASIBLE_S) -> None:
+def check_feasible(request: ResourceRequest) -> None:
     """Raise UserError if the cluster can never grant a request. Waits for the autoscaler's answer, not for nodes."""
-    until = time.monotonic() + timeout_s
+    until = time.monotonic() + _FEASIBLE_S
     with NodeRequest(request) as requested:
         while time.monotonic() < until:
             outlook = requested.status().outlook
@@ -135,12 +136,12 @@ def check_feasible(request: ResourceRequest, timeout_s: float = _FEASIBLE_S) -> 
                 return
 
 
-def wait_for_nodes(request: ResourceRequest, limit_s: float = NODES_S) -> None:
+def wait_for_nodes(request: ResourceRequest) -> None:
     """Wait until the cluster can grant a request. Prints on stderr what is missing.
 
     Raises:
         UserError: it never can.
-        StageFailedError: it cannot within `limit_s`.
+        StageFailedError: it cannot within half an hour.
     """
     began = time.monotonic()
     printed_at: float | None = None
@@ -149,23 +150,23 @@ def wait_for_nodes(request: ResourceRequest, limit_s: float = NODES_S) -> None:
             if status.outlook is Outlook.INFEASIBLE:
                 raise infeasible(request)
             now, line = time.monotonic(), _line(request, status)
-            if now - began >= limit_s:
+            if now - began >= NODES_S:
                 raise StageFailedError(
-                    f"{line}. They did not come within {duration(limit_s)}. Run the same command to wait again; `ray status -v` on the "
+                    f"{line}. They did not come within {duration(NODES_S)}. Run the same command to wait again; `ray status -v` on the "
                     "cluster shows what its autoscaler does."
                 )
             if printed_at is None or now - printed_at >= _LINE_EVERY_S:
                 printed_at = now
-                say(f"{line}; {duration(round(now - began))} of at most {duration(limit_s)}")
+                say(f"{line}; {duration(round(now - began))} of at most {duration(NODES_S)}")
     if printed_at is not None:
         say(f"nodes: {request} are ready")
 
 
-def busy_line(request: ResourceRequest, settle_s: float = 2.0) -> str:
-    """What a request waits for that other work holds, on one line; empty if Ray can grant it within `settle_s`."""
+def busy_line(request: ResourceRequest) -> str:
+    """What a request waits for that other work holds, on one line; empty if Ray can grant it within two seconds."""
     with NodeRequest(request) as requested:
         # What this command has just released counts as used for a moment.
-        held = {} if requested.granted(settle_s) else requested.held()
+        held = {} if requested.granted(_SETTLE_S) else requested.held()
     return f"waiting for other work to release {amounts(held)}; the stage needs {request}" if held else ""
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -194,10 +195,11 @@ def test_follow_ends_when_no_stage_can_follow(
         return RunStatus(run="a", output="out", stages=dict(stages))
 
     monkeypatch.setattr(status, "run_status", read)
-    clock = {"sleep": lambda s: slept.append(slept[-1] + s), "clock": lambda: slept[-1]}
+    clock = SimpleNamespace(sleep=lambda s: slept.append(slept[-1] + s), monotonic=lambda: slept[-1])
+    monkeypatch.setattr(status, "time", clock)
     match = r"train ended unfinished. Run `raystill train run.yaml` to resume"
     with pytest.raises(StageFailedError, match=match) if exit_code else nullcontext():
-        status.follow_status(cast(RunConfig, None), "run.yaml", as_json=True, **clock)
+        status.follow_status(cast(RunConfig, None), "run.yaml", as_json=True)
     assert slept[-1] == seconds
 
 

@@ -100,11 +100,12 @@ def test_a_wait_prints_what_is_missing_until_nodes_are_ready(cluster: Cluster, c
     ]
 
 
-def test_a_wait_ends_at_its_limit_with_the_reason(cluster: Cluster) -> None:
+def test_a_wait_ends_at_its_limit_with_the_reason(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoscaling, "NODES_S", 0.0)
     cluster.states = [WAITING]
     reason = r"launching: 2 of group gpu; launch failed: 1 x gpu: quota\. They did not come within 0 s"
     with pytest.raises(StageFailedError, match=reason):
-        wait_for_nodes(REQUEST, limit_s=0.0)
+        wait_for_nodes(REQUEST)
 
 
 @pytest.mark.parametrize("check", [wait_for_nodes, check_feasible])
@@ -127,13 +128,13 @@ def test_a_feasible_request_needs_an_answer_and_no_nodes(cluster: Cluster) -> No
 def test_the_first_stage_prints_what_other_work_holds(cluster: Cluster, capsys: Any) -> None:
     cluster.nodes, cluster.free = [{"GPU": 4.0, "CPU": 8.0}], {"GPU": 1.0, "CPU": 8.0}
     line = "waiting for other work to release 3 GPUs; the stage needs 3 x (1 GPU, 1 CPU)"
-    assert busy_line(REQUEST, 0.0) == line
+    assert busy_line(REQUEST) == line
     run = run_config({"engine": "echo", "replicas": {"min": 3, "max": 3}, "gpus_per_replica": 1})
     for stages in (["label", "train"], ["serve"], []):
         start._print_busy(run, stages)
     assert capsys.readouterr().err == f"label: {line} ({REQUEST.key})\n"
     cluster.polls_until_granted = 0
-    assert busy_line(REQUEST, 0.0) == ""
+    assert busy_line(REQUEST) == ""
 
 
 @pytest.mark.parametrize(
