@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
 
 FOLDER = Path(__file__).parent
 
@@ -44,6 +45,14 @@ def models() -> dict[str, type[BaseModel]]:
     }
 
 
+class _WithoutFieldTitles(GenerateJsonSchema):
+    """Without `"title": "Rows Finished"`, which repeats the name of the field."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        return False
+
+
 def schema_text(model: type[BaseModel]) -> str:
     """The JSON Schema of what the model serializes to, as its file holds it."""
-    return json.dumps(model.model_json_schema(mode="serialization"), indent=2, ensure_ascii=False) + "\n"
+    schema = model.model_json_schema(mode="serialization", schema_generator=_WithoutFieldTitles)
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
