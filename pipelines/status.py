@@ -13,7 +13,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.config import RunConfig
-from pipelines.label.reporting.progress_file import InterruptedLabels, LabelProgress, label_status
+from pipelines.data.label_manifest import LabelCounts
+from pipelines.label.output.commits import ATTEMPT
+from pipelines.label.reporting.progress_file import InterruptedLabels, LabelProgress, committed_rows
 from pipelines.runtime.stage_progress import StageName, StageProgress, is_alive, read_progress
 from pipelines.storage.manifest import ArtifactType, read_manifest
 from pipelines.storage.store import Store
@@ -88,12 +90,6 @@ class NotBegun(_Part):
 
 
 StageState = Finished | Labelling | Running | LabellingInterrupted | Interrupted | GridBegun | Begun | NotBegun
-_LABEL_STATES: dict[str, type[Finished | Labelling | LabellingInterrupted | NotBegun]] = {
-    "finished": Finished,
-    "running": Labelling,
-    "interrupted": LabellingInterrupted,
-    "not begun": NotBegun,
-}
 
 
 class RunStatus(_Part):
@@ -126,8 +122,17 @@ def run_status(run: RunConfig) -> RunStatus:
 
 
 def _labels(store: Store) -> StageState:
-    found = label_status(store)
-    return _LABEL_STATES[found.state].model_validate(found.detail.model_dump() if found.detail else {})
+    progress = read_progress(store, LabelProgress)
+    if progress and is_alive(progress, time.time()):
+        # Perhaps beside a manifest: `engine_error` rows of finished labels are retried.
+        return Labelling.model_validate(progress.model_dump())
+    manifest = read_manifest(store, "labels")
+    if manifest is not None:
+        counts = LabelCounts.model_validate(manifest.counts).model_dump()  # manifests of 0.1 lack some
+        return Finished(created=manifest.created, fingerprint=manifest.fingerprint, counts=counts)
+    if progress is None and not store.exists(ATTEMPT):
+        return NotBegun()
+    return LabellingInterrupted(**committed_rows(store).model_dump())
 
 
 def _stage(store: Store, kind: ArtifactType, without_file: Callable[[], StageState]) -> StageState:

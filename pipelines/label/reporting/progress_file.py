@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipelines.data.label_manifest import LabelCounts, Tokens
-from pipelines.label.output.commits import ATTEMPT, committed_counts
+from pipelines.data.label_manifest import Tokens
+from pipelines.label.output.commits import committed_counts
 from pipelines.label.output.counts import Counts
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.runtime.stage_progress import StageName, StageProgress, is_alive, read_progress
-from pipelines.storage.manifest import now, read_manifest
+from pipelines.storage.manifest import now
 from pipelines.storage.process_identity import this_process
 from pipelines.storage.store import Store
 
 SCANNING = "scanning the corpus"
 EngineProgress = dict[str, int | float | None]
 """`engines`, `busy_share` and `deaths`; empty if they are not known."""
-State = Literal["finished", "running", "interrupted", "not begun"]
 
 
 class LabelProgress(StageProgress):
@@ -79,14 +77,6 @@ class LabelProgressFile(ProgressFile):
             progress.engines, progress.rows_per_s = engines, progress.per_second
 
 
-class FinishedLabels(BaseModel):
-    """The summary of a labels manifest."""
-
-    created: str
-    fingerprint: str
-    counts: LabelCounts
-
-
 class InterruptedLabels(BaseModel):
     """What unfinished labels hold while no driver works on them."""
 
@@ -94,33 +84,6 @@ class InterruptedLabels(BaseModel):
     """Rows that the next run does not send to the teacher again."""
     total: int | None
     """None before the end of the scan."""
-
-
-@dataclass(frozen=True)
-class LabelStatus:
-    """The state of a labels folder, with its details: of `finished`, `running` and `interrupted` in this order; None: not begun."""
-
-    state: State
-    detail: FinishedLabels | LabelProgress | InterruptedLabels | None = None
-
-
-def label_status(store: Store, *, wall_clock: Callable[[], float] = time.time) -> LabelStatus:
-    """The state of a labels folder. Only reads, on any filesystem.
-
-    Raises:
-        UserError: the manifest is damaged, or of another type or schema version.
-    """
-    progress = read_progress(store, LabelProgress)
-    if progress and is_alive(progress, wall_clock()):
-        return LabelStatus("running", progress)  # also finished labels, whose `engine_error` rows are retried
-    manifest = read_manifest(store, "labels")
-    if manifest:
-        counts = LabelCounts.model_validate(manifest.counts)
-        found = FinishedLabels(created=manifest.created, fingerprint=manifest.fingerprint, counts=counts)
-        return LabelStatus("finished", found)
-    if progress is None and not store.exists(ATTEMPT):
-        return LabelStatus("not begun")
-    return LabelStatus("interrupted", committed_rows(store))
 
 
 def finished_rows(store: Store) -> int:

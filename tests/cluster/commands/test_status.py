@@ -19,7 +19,7 @@ from cluster.cli import main
 from cluster.commands import status
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError
-from pipelines.label.reporting.progress_file import LabelProgressFile, label_status
+from pipelines.label.reporting.progress_file import LabelProgressFile
 from pipelines.runtime.stage_progress import StageName
 from pipelines.status import Finished, NotBegun, Running, RunStatus, StageState
 from pipelines.storage.manifest import now
@@ -103,8 +103,6 @@ def test_a_driver_is_seen_alive_and_dead(run_file: str, store: Store, worker: su
     assert f"pid {worker.pid} on " in line
     found = stages(run_file)["label"]
     assert (found["state"], found["pid"], found["resumed_at_rows"]) == ("running", worker.pid, 100)
-    hour_later = label_status(store, wall_clock=lambda: time.time() + 3600)
-    assert hour_later.state == "running", "its process lives, however old the file is"
 
     worker.kill()
     # The zombie still has its pid, but it is no worker either.
