@@ -16,17 +16,13 @@ from pipelines.data.label_distribution import LabelDistribution, label_distribut
 from pipelines.data.label_manifest import LabelCost, LabelCounts, LabelDetails, StoredAnswers, Throughput, Tokens
 from pipelines.data.label_parts import LabelParts
 from pipelines.errors import RaystillError
-from pipelines.reports.format import money, one_line
+from pipelines.label.reporting.result_lines import result_lines
+from pipelines.reports.format import one_line
 from pipelines.runtime.durations import duration
-from pipelines.runtime.nodes import by_address
 from pipelines.storage.filesystems import join, shown
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 from pipelines.students.details import TrainingDetails
-
-_BAR_CHARACTERS = 30
-_LABELS_SHOWN = 6
-_NODES_SHOWN = 8
 
 
 class StageSummary(BaseModel):
@@ -65,44 +61,13 @@ class LabelSummary(StageSummary):
     """None: free labels, or files that cannot be read."""
 
     def lines(self) -> Iterator[str]:
-        """Counts and rejects; labels; rates, with the engine's start apart; agreement; cost."""
+        """Counts and rejects, then result_lines."""
         counts = LabelCounts.model_validate(self.counts)
         yield f"{counts.read:,} read = {counts.accepted:,} accepted + {counts.rejected:,} rejected"
         for reason, count in sorted(counts.rejected_by_reason.items(), key=lambda item: -item[1]):
             yield f"  {reason} {count:,} ({count / counts.read:.1%}){_reject(self.reject_examples.get(reason))}"
-        if gold := counts.gold.with_gold:
-            agreeing = counts.gold.agreeing
-            yield f"the teacher's label is gold in {agreeing:,} of {gold:,} ({agreeing / gold:.1%})"
-        if self.distribution:
-            yield from distribution_lines(self.distribution)
-        if self.stored.rows:
-            cost = "" if self.stored.cost is None else f", worth {money(self.stored.cost)}"
-            yield f"{self.stored.rows:,} rows took over stored answers{cost}: not paid again"
-        if self.throughput and self.throughput.rows_per_s:
-            yield from self._rates(self.throughput)
-        yield from _node_lines(self.nodes)
-        if self.agreement_histogram:
-            yield from agreement_lines(self.agreement_histogram)
-        if self.gpu_hours is not None:
-            yield f"{self.gpu_hours:.2f} GPU-hours"
-        if self.cost:
-            yield f"estimated cost {cost_text(self.cost)}"
-
-    def _rates(self, rates: Throughput) -> Iterator[str]:
-        yield (
-            f"{rates.rows_per_s:,.1f} rows/s; tokens/s {rates.prompt_tokens_per_s:,.0f} in, {rates.output_tokens_per_s:,.0f} out; "
-            f"engine start {duration(self.timings_s['engine_start'])}, apart"
-        )
-        if rates.engine_busy_share is not None:
-            yield f"engines busy {rates.engine_busy_share:.1%} of the time, {rates.replicas:.1f} of them on average"
-        if self.resumed_at_rows:
-            yield f"(rates of the {rates.rows:,} rows of the last run)"
-
-
-def cost_text(cost: LabelCost) -> str:
-    """`0.30, of which 0.05 in this run: 0.12 million prompt tokens at 2.5`."""
-    resumed = cost.this_run is not None and money(cost.this_run) != money(cost.amount)
-    return f"{money(cost.amount)}{f', of which {money(cost.this_run or 0.0)} in this run' if resumed else ''}: {cost.basis}"
+        details = LabelDetails.model_validate(self.model_dump())
+        yield from result_lines(counts, details, self.timings_s, self.distribution)
 
 
 class TrainSummary(StageSummary):
@@ -197,32 +162,3 @@ def _reject(example: RejectExample | None) -> str:
         return ""
     where = example.place or f"id {one_line(example.id)}"
     return f", such as {where}: {(example.input or example.detail)!r}"
-
-
-def distribution_lines(found: LabelDistribution) -> Iterator[str]:
-    """The most frequent labels on one line, and the warning."""
-    common = list(found.labels.items())[:_LABELS_SHOWN]
-    shown_labels = ", ".join(f"{one_line(label)} {count:,} ({count / found.rows:.0%})" for label, count in common)
-    more = f", and {found.distinct - len(common):,} more" if found.distinct > len(common) else ""
-    yield f"labels: {shown_labels}{more}"
-    if found.warning:
-        yield f"warning: {one_line(found.warning)}"
-
-
-def agreement_lines(bins: Sequence[int]) -> Iterator[str]:
-    """Accepted rows by agreement, one bar for each tenth that has any."""
-    yield "agreement of the samples:"
-    for tenth, count in enumerate(bins):
-        if count:
-            bar = "█" * max(1, round(_BAR_CHARACTERS * count / max(bins)))
-            yield f"  {tenth / 10:.1f} to {(tenth + 1) / 10:.1f}  {bar} {count:,}"
-
-
-def _node_lines(rows: Mapping[str, int]) -> Iterator[str]:
-    """Each node's share of the rows, the largest first, if there are several nodes."""
-    rows = by_address(rows)
-    if len(rows) > 1:
-        most = sorted(rows.items(), key=lambda item: -item[1])[:_NODES_SHOWN]
-        listed = ", ".join(f"{node} {count / sum(rows.values()):.1%}" for node, count in most)
-        more = f", and {len(rows) - _NODES_SHOWN:,} more" if len(rows) > _NODES_SHOWN else ""
-        yield f"rows by node: {listed}{more}"

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 
 from pipelines.config import RunConfig, TeacherConfig
 from pipelines.config.teacher import FiltersConfig
+from pipelines.data.label_distribution import label_distribution
 from pipelines.data.label_manifest import LabelCounts, LabelDetails
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.data.schema import REJECT_REASONS
 from pipelines.data.shots import read_shots
 from pipelines.label.answers.prompts import PromptMaker, prompt_text
-from pipelines.label.output.counts import AGREEMENT_BINS
 from pipelines.label.output.parts import RATIONALES_FOLDER
 from pipelines.label.reporting.markdown import code, fenced
-from pipelines.reports.format import money
+from pipelines.label.reporting.result_lines import result_lines
 from pipelines.runtime.durations import duration
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -91,9 +91,7 @@ def dataset_card(run: RunConfig, manifest: Manifest, store: Store) -> str:
         *_section("How it was made", _made(run, details)),
         *_section("Prompt", _prompt(run)),
         *_section("What was dropped", _dropped(counts, run.teacher.filters)),
-        *_section("Counts", _counts(counts, details)),
-        *_section("Agreement", _agreement(details)),
-        *_section("What it took", _usage(details, manifest.timings_s)),
+        *_section("Results", _results(counts, details, manifest.timings_s, store)),
         *_section("Examples", ["The first accepted rows. Long text is cut.", "", *fenced(examples, "json")]),
         *_section("Licence", [_LICENCE]),
         *_section("Versions", [f"- {name} {code(version)}" for name, version in manifest.versions.items()]),
@@ -194,54 +192,17 @@ def _filter_settings(filters: FiltersConfig) -> dict[str, str]:
     return settings
 
 
-def _counts(counts: LabelCounts, details: LabelDetails) -> list[str]:
-    gold, heldout = counts.gold, counts.heldout
-    lines = [
-        f"- read {counts.read:,}, accepted {counts.accepted:,}, rejected {counts.rejected:,}",
-        f"- tokens: {details.tokens.prompt:,} in prompts, {details.tokens.output:,} in answers",
-    ]
-    if gold.with_gold:
-        share = gold.agreeing / gold.with_gold
-        lines.append(
-            f"- the teacher's label is the gold label in {gold.agreeing:,} of {gold.with_gold:,} rows ({share:.1%})"
-        )
+def _results(counts: LabelCounts, details: LabelDetails, timings_s: dict[str, float], store: Store) -> list[str]:
+    heldout = counts.heldout
+    lines = [f"- tokens: {details.tokens.prompt:,} in prompts, {details.tokens.output:,} in answers"]
     if heldout.read:
         lines.append(
             f"- held out, in `heldout/`: {heldout.read:,} read, {heldout.answered:,} answered; never trained on"
         )
-    return lines + [f"- noted by the parser: {code(note)} {count:,} times" for note, count in counts.notes.items()]
-
-
-def _agreement(details: LabelDetails) -> list[str]:
-    bins = details.agreement_histogram
-    if not bins:
-        return []
-    head = ["Accepted rows by the share of samples that voted for the label.", ""]
-    rows = [f"| {i / AGREEMENT_BINS:.1f} to {(i + 1) / AGREEMENT_BINS:.1f} | {n:,} |" for i, n in enumerate(bins)]
-    return [*head, "| agreement | rows |", "| --- | ---: |", *rows]
-
-
-def _usage(details: LabelDetails, timings_s: dict[str, float]) -> list[str]:
-    lines = []
-    if details.stored.rows:
-        tokens = f"{details.stored.prompt_tokens:,} prompt and {details.stored.output_tokens:,} output tokens"
-        cost = "" if details.stored.cost is None else f", worth {money(details.stored.cost)}"
-        lines.append(f"- {details.stored.rows:,} rows took over stored answers, with {tokens}{cost}")
-    rates = details.throughput
-    if rates and rates.rows_per_s:
-        lines.append(
-            f"- {rates.rows_per_s:,.1f} rows/s, {rates.prompt_tokens_per_s:,.0f} prompt and "
-            f"{rates.output_tokens_per_s:,.0f} output tokens/s over {rates.rows:,} rows, engine start excluded; "
-            f"{rates.replicas:.1f} replicas on average"
-        )
-    if rates and rates.engine_busy_share is not None:
-        lines.append(f"- the engines were busy {rates.engine_busy_share:.1%} of the time")
-    if details.gpu_hours is not None:
-        lines.append(f"- {details.gpu_hours:.2f} GPU-hours, engine start included")
-    if details.cost:
-        amount, basis = details.cost.amount, details.cost.basis
-        lines.append(f"- estimated cost {money(amount)} (in the currency of the prices): {basis}")
-    return lines + [f"- {name.replace('_', ' ')}: {duration(seconds)}" for name, seconds in timings_s.items()]
+    lines += [f"- noted by the parser: {code(note)} {count:,} times" for note, count in counts.notes.items()]
+    lines += [f"- {name.replace('_', ' ')}: {duration(seconds)}" for name, seconds in timings_s.items()]
+    found = list(result_lines(counts, details, timings_s, label_distribution(store, details.parts)))
+    return [*lines, "", *fenced("\n".join(found))] if found else lines
 
 
 def _examples(details: LabelDetails, store: Store) -> Iterator[dict[str, object]]:

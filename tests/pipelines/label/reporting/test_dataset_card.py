@@ -32,7 +32,7 @@ def test_the_card_says_how_the_labels_were_made(tmp_path: Path) -> None:
 def test_unknown_figures_are_left_out(tmp_path: Path) -> None:
     manifest, store = labels_of(tmp_path, ["a"])
     card = body(dataset_card(card_run(tmp_path, ["b"]), manifest, store))
-    for word in ("rows/s", "busy", "GPU-hours", "estimated cost", "## Agreement"):
+    for word in ("rows/s", "busy", "GPU-hours", "estimated cost", "agreement of"):
         assert word not in card
 
 
