@@ -20,7 +20,8 @@ from pipelines.data.formats import format_of, suffixes
 from pipelines.data.hub import HUB, hub_files
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import ancestor, join, object_store_errors, open_filesystem, shown
-from pipelines.storage.fingerprint import file_fingerprint, folder_sizes
+from pipelines.storage.fingerprint import file_fingerprint
+from pipelines.storage.store import Store
 
 _SAVED, _SAVED_DICT = "state.json", "dataset_dict.json"
 _NO_DATA = {_SAVED, _SAVED_DICT, "dataset_info.json", "dataset_infos.json"}
@@ -59,7 +60,7 @@ def file_size(uri: str) -> int:
     filesystem, path = open_filesystem(uri)
     with object_store_errors(uri):
         size = filesystem.get_file_info(path).size
-    return int(size or 0) if not _is_folder_format(uri) else sum(folder_sizes(uri).values())
+    return int(size or 0) if not _is_folder_format(uri) else sum(Store(uri).sizes().values())
 
 
 def file_state(uri: str) -> str:

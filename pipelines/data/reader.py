@@ -2,7 +2,7 @@
 
 In: files that `corpus_files` has named. Out: `Row`s in corpus order, each with an example or with a problem:
 
-    Row(position=0, id="svamp-train-0", example=Example(...), problem="", raw='{"id": "svamp-train-0", ...}')
+    Row(id="svamp-train-0", example=Example(...), problem="", raw='{"id": "svamp-train-0", ...}')
 
 One worker reads one file range. Ranges in order, each read in order, give the corpus in its order, however it is cut.
 """
@@ -59,8 +59,6 @@ class FileRange:
 class Row(NamedTuple):
     """One row as its task reads it. Either `example` or `problem` is set."""
 
-    position: int
-    """Index within its file range."""
     id: str
     example: Example | None
     problem: str
@@ -108,7 +106,7 @@ def read_split(split: FileRange, task: Task, fields: Mapping[str, str]) -> Itera
     renamed = list(fields.items())
     _check_unchanged(split)
     found = itertools.islice(records(split.uri, split.kind, split.start, split.end), split.rows)
-    for position, (columns, raw, problem) in enumerate(found):
+    for columns, raw, problem in found:
         row_id, example = "", None
         if columns is not None:
             try:
@@ -123,7 +121,7 @@ def read_split(split: FileRange, task: Task, fields: Mapping[str, str]) -> Itera
             except Exception as error:  # noqa: BLE001 - the task may be the user's code: its errors concern this row only
                 problem = failure_detail(error)
         short = raw if len(raw) <= MAX_RAW_CHARACTERS else raw[:MAX_RAW_CHARACTERS] + "..."
-        yield Row(position, row_id or _content_id(raw), example, problem, short)
+        yield Row(row_id or _content_id(raw), example, problem, short)
     _check_unchanged(split)
 
 

@@ -40,9 +40,6 @@ class IdTable:
     def __init__(self) -> None:
         self._parts = [_Part() for _ in range(_PARTS)]
 
-    def __len__(self) -> int:
-        return sum(part.used for part in self._parts)
-
     def finish(self, keys: Keys) -> None:
         """Add ids that earlier runs have labelled. Call it before the first `take`."""
         entries = _entries(keys)

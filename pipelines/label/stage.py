@@ -42,7 +42,7 @@ from pipelines.label.teachers.registry import teacher_class
 from pipelines.reuse import Action, Decision, decide
 from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.runtime.terminal import say
-from pipelines.storage.lock import LOCK, folder_lock
+from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, read_manifest, write_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import load_task, task_spec
@@ -87,7 +87,7 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
             return decision.reused
         if decision.replaces:
             kept = [SPENT] if adds_rows else []  # the budget goes on
-            replace_labels(store, check_lock, keep_answers=run.labelling.reuse != [], lock=LOCK, keep=kept)
+            replace_labels(store, check_lock, keep_answers=run.labelling.reuse != [], keep=kept)
         reopened = decision.manifest if decision.action is Action.RESUME else None
         writer = LabelWriter(store, identity, run.labelling, reopened, check_lock)
         if notice := teacher_class(run.teacher.engine).notice(run.teacher):

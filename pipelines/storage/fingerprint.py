@@ -46,7 +46,7 @@ def file_fingerprint(uri: str, *, whole: bool = False) -> str:
         return hashlib.sha256(uri.encode()).hexdigest()
     filesystem, path = open_filesystem(uri)
     if filesystem.get_file_info(path).type.name == "Directory":
-        return fingerprint(folder_sizes(uri))
+        return fingerprint(Store(uri).sizes())
     with object_store_errors(uri), filesystem.open_input_file(path) as file:
         size = file.size()
         digest = hashlib.sha256(str(size).encode())
@@ -58,11 +58,6 @@ def file_fingerprint(uri: str, *, whole: bool = False) -> str:
             file.seek(size - _SAMPLED_BYTES)
             digest.update(file.read(_SAMPLED_BYTES))
     return digest.hexdigest()
-
-
-def folder_sizes(uri: str) -> dict[str, int]:
-    """Bytes of each file below a folder, by its name."""
-    return Store(uri).sizes()
 
 
 def model_fingerprint(model: str, of_files: Callable[[Sequence[str]], list[str]] | None = None) -> str:

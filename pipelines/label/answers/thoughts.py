@@ -38,7 +38,6 @@ _ALL_TAGS = (*TAGS.values(), *_MORE_TAGS)
 _ANSWER_MARKS = re.compile(r"<\|(?:START|END)_RESPONSE\|>|<\|(?:begin|end)_of_solution\|>")
 HARMONY = "harmony"
 """gpt-oss: channels `analysis` and `final`."""
-PARSERS = (*TAGS, HARMONY)
 
 _CHANNEL = re.compile(r"(?:<\|start\|>\s*(?:assistant)?\s*)?<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call|start)\|>")

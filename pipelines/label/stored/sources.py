@@ -17,6 +17,7 @@ from typing import NamedTuple
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
 from pipelines.label.output.parts import TEXTS_FOLDER
+from pipelines.storage.lock import LOCK
 from pipelines.storage.manifest import read_manifest
 from pipelines.storage.store import MANIFEST, Store
 
@@ -82,7 +83,7 @@ def set_aside(labels: Store, names: Iterable[str], check_lock: Callable[[], None
 
 
 def replace_labels(
-    labels: Store, check_lock: Callable[[], None], *, keep_answers: bool, lock: str, keep: Iterable[str] = ()
+    labels: Store, check_lock: Callable[[], None], *, keep_answers: bool, keep: Iterable[str] = ()
 ) -> None:
     """Clear the labels folder. A kill at any moment leaves all answers in texts/ or earlier/, and no finished labels.
 
@@ -91,14 +92,12 @@ def replace_labels(
     """
     check_lock()
     if not keep_answers:
-        labels.clear(lock)
+        labels.clear(LOCK)
         return
     labels.delete(MANIFEST)
     paid = [*labels.files(TEXTS_FOLDER, ".parquet"), *labels.files(BATCHES_FOLDER, ".parquet")]
     set_aside(labels, paid, check_lock)
-    labels.clear(
-        lock, EARLIER_FOLDER, BATCHES_FOLDER, *keep
-    )  # of batches, the records of those that are not answered yet
+    labels.clear(LOCK, EARLIER_FOLDER, BATCHES_FOLDER, *keep)  # of batches, the records of those without answers
 
 
 def _files_of(labels: Store) -> list[TextFile]:

@@ -56,8 +56,6 @@ def folded(messages: Sequence[Message]) -> list[Message]:
     if not messages or messages[0]["role"] != "system":
         return list(messages)
     system, *rest = messages
-    at = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
-    if at is None:
-        return [{"role": "user", "content": system["content"]}, *rest]
+    at = next(i for i, message in enumerate(rest) if message["role"] == "user")
     joined = {"role": "user", "content": f"{system['content']}\n\n{rest[at]['content']}"}
     return [*rest[:at], joined, *rest[at + 1 :]]

@@ -36,7 +36,6 @@ class CircuitBreaker:
         self._next_probe = 0.0
         self._interval_s = FIRST_PROBE_S
         self._probing = False
-        self.outages = 0
 
     @property
     def is_open(self) -> bool:
@@ -79,7 +78,6 @@ class CircuitBreaker:
     def _open(self, failed: int) -> None:
         self._opened, self._interval_s = self._clock(), FIRST_PROBE_S
         self._next_probe = self._opened + self._interval_s
-        self.outages += 1
         _say(f"{self._url} failed {failed} of the last {len(self._results)} requests; pausing until it answers")
 
     def _close(self) -> None:

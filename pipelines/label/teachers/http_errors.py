@@ -89,14 +89,11 @@ def wait_s(attempt: int, retry_after_s: float | None, chance: random.Random) -> 
     return (retry_after_s or 0.0) + chance.uniform(0.0, ceiling)
 
 
-def retry_after_s(headers: Mapping[str, str], now_s: float | None = None) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that a response asks to wait, None if it does not ask.
 
     Source: RFC 9110 10.2.3, and `retry-after-ms` of Azure and OpenAI. A date is relative to the response's own `Date`, so a wrong clock
     here does no harm.
-
-    Args:
-        now_s: POSIX time, for responses without `Date`.
     """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
@@ -109,7 +106,7 @@ def retry_after_s(headers: Mapping[str, str], now_s: float | None = None) -> flo
     if until is None:
         return None
     sent = _posix(headers.get("date"))
-    return max(0.0, until - (sent if sent is not None else time.time() if now_s is None else now_s))
+    return max(0.0, until - (time.time() if sent is None else sent))
 
 
 def quota_pause_s(headers: Mapping[str, str], tokens: int) -> float:

@@ -25,8 +25,6 @@ class AdaptiveLimit:
 
     def __init__(self, maximum: int) -> None:
         self.maximum = self.value = maximum
-        self.lowest = maximum
-        """Its smallest value so far."""
         self.epoch = 0
         self._successes = 0
 
@@ -44,7 +42,6 @@ class AdaptiveLimit:
         if epoch != self.epoch:
             return
         self.value = max(1, self.value // 2)
-        self.lowest = min(self.lowest, self.value)
         self.epoch += 1
         self._successes = 0
 

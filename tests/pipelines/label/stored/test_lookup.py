@@ -102,7 +102,7 @@ def test_a_kill_while_labels_are_replaced_loses_no_answer(
     store.write("manifest.json", b"{}")
     with monkeypatch.context() as patch, suppress(Killed):
         patch.setattr(Store, method, killed_after(calls, method))
-        replace_labels(store, lambda: None, keep_answers=True, lock=".lock")
-    replace_labels(store, lambda: None, keep_answers=True, lock=".lock")
+        replace_labels(store, lambda: None, keep_answers=True)
+    replace_labels(store, lambda: None, keep_answers=True)
     assert {name.partition("/")[0] for name in store.files()} == {"earlier"}
     assert len(store.files("earlier")) == 3

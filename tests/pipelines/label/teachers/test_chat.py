@@ -25,7 +25,6 @@ def test_the_system_text_always_reaches_the_model(system: str) -> None:
     template = ChatTemplate(Tokenizer(system))
     text = "<system>Be brief.<user>1 + 1?" if system == "renders" else "<user>Be brief.\n\n1 + 1?"
     assert [template.render([SYSTEM, USER]) for _ in range(2)] == [text, text]
-    assert folded([SYSTEM]) == [{"role": "user", "content": "Be brief."}]
     assert folded([USER]) == [USER]
 
 

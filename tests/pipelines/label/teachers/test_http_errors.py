@@ -27,7 +27,7 @@ def test_a_storm_of_429_loses_and_doubles_no_row(endpoint: Endpoint) -> None:
     answered = Counter(seen.question for seen in endpoint.seen if seen.status == 200)
     assert (len(answered), set(answered.values())) == (100, {1})
     assert Counter(endpoint.statuses())[429] == len(endpoint.seen) - 100 > 20
-    assert teacher.admission.limit.lowest < 4
+    assert teacher.admission.limit.epoch > 0, "it was halved"
 
 
 def test_retry_after_pauses_the_whole_teacher(endpoint: Endpoint) -> None:
@@ -113,9 +113,11 @@ def test_cancelled_requests_close(endpoint: Endpoint) -> None:
         ({"retry-after": "Wed, 21 Oct 2015 07:20:00 GMT"}, 0.0),
     ],
 )  # fmt: skip
-def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
-    now = 1445412400.0  # Wed, 21 Oct 2015 07:26:40 GMT
-    assert retry_after_s(headers, now) == seconds
+def test_retry_after_is_read_in_every_form(
+    headers: dict[str, str], seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1445412400.0)  # Wed, 21 Oct 2015 07:26:40 GMT
+    assert retry_after_s(headers) == seconds
 
 
 def test_waits_grow_to_a_ceiling_with_full_jitter() -> None:
