@@ -18,7 +18,7 @@ def test_the_page_shows_what_the_endpoint_answers(tmp_path: Path) -> None:
         browser = Chromium(tmp_path / "profile")
         try:
             tab = Tab(browser, str(client.base_url))
-            assert "a student of" in tab.text("headline")
+            assert "a student for" in tab.text("headline")
             tab.click("example")
             tab.answer()
             text = tab.js("document.getElementById('field-0').value")
