@@ -27,6 +27,7 @@ import pyarrow as pa
 from pipelines.config import EvaluationConfig
 from pipelines.errors import StageFailedError, last_line
 from pipelines.reports.format import plural
+from pipelines.runtime.cpus import KEPT_MEMORY
 from pipelines.runtime.progress import Progress
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.runtime.terminal import say
@@ -233,7 +234,7 @@ def _answers(
     context.max_errored_blocks = _RETRIES * settings.workers
     # Full workers grow the pool. Ray's default needs nearly two batches per worker, of which a dead one would lose both.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    with DataContext.current(context), _without_tracebacks(), _named_workers() as worker_options:
+    with DataContext.current(context), _without_tracebacks(), _named_workers(settings) as worker_options:
         # One block per batch, so that no worker waits for another's batch. With GPUs, Ray requires a batch size: one row, which is a batch.
         dataset = ray.data.from_arrow([batch.table for batch in batches])
         with warnings.catch_warnings():
@@ -258,7 +259,7 @@ def _answers(
 
 
 @contextmanager
-def _named_workers() -> Iterator[Callable[[], dict[str, str | int]]]:
+def _named_workers(settings: EvaluationConfig) -> Iterator[Callable[[], dict[str, object]]]:
     """Options of workers that end with the block.
 
     Ray Data drops its handles, but a worker whose restart waits for resources survives that, and would later hold a GPU for nobody.
@@ -267,10 +268,11 @@ def _named_workers() -> Iterator[Callable[[], dict[str, str | int]]]:
 
     names: list[str] = []
 
-    def options() -> dict[str, str | int]:
+    def options() -> dict[str, object]:
         names.append(f"predictor-{uuid.uuid4().hex}")
+        environment = {} if settings.gpus_per_worker else {"runtime_env": {"env_vars": KEPT_MEMORY}}
         # Ray would repeat a batch on the worker that died, once that has restarted.
-        return {"name": names[-1], "max_task_retries": 0}
+        return {"name": names[-1], "max_task_retries": 0, **environment}
 
     try:
         yield options

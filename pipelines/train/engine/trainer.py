@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.config import TrainingConfig
 from pipelines.errors import RaystillError, StageFailedError, last_line
 from pipelines.runtime.compat.ray import leave_sigint, torch_config_with_setup, without_datasets
+from pipelines.runtime.cpus import KEPT_MEMORY
 from pipelines.train.engine.job import TrainingFailure, TrainingJob, TrainingResult
 from pipelines.train.engine.loop import train_loop
 from pipelines.train.engine.network_interfaces import use_node_interface
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 _ANSWER_S = 5.0
 _RESUMES = "The last checkpoint is of step {step:,}; the same command resumes there."
 _STARTS_OVER = "There is no checkpoint yet; the same command starts over from step 0."
-_KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-"""glibc keeps memory that is freed. Otherwise it returns large tensors to the kernel, which clears their pages before each new use: a sixth
-of a CPU step's time. They take effect only when a process starts (mallopt(3))."""
 
 
 def run_training(job: TrainingJob) -> TrainingResult:
@@ -64,7 +62,7 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
             failure_config=FailureConfig(max_failures=training.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=training.keep_checkpoints),
             callbacks=[] if job.progress is None else [_checkpoint_callback(job.progress)],
-            worker_runtime_env={} if training.gpus_per_worker else {"env_vars": _KEPT_MEMORY},
+            worker_runtime_env={} if training.gpus_per_worker else {"env_vars": KEPT_MEMORY},
         ),
     )
     leave_sigint(trainer)
