@@ -19,14 +19,6 @@ def read_all(files: list[str], **options: Any) -> list[reader.Row]:
     return [row for split in corpus_splits(files, "train", **options) for row in read_split(split, TASK, {})]
 
 
-@pytest.mark.parametrize("step", [1, 7, 64, 1000, 10**6])
-def test_cutting_anywhere_loses_and_doubles_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    rows = [{**row, "input": row["input"] + "é" * (i % 13)} for i, row in enumerate(ROWS[:60])]
-    file = write_jsonl(tmp_path / "c.jsonl", rows)
-    monkeypatch.setattr(reader, "_MIN_RANGE_BYTES", step)
-    assert [row.id for row in read_all([file], parallelism=10**9)] == [row["id"] for row in rows]
-
-
 @pytest.mark.parametrize("when", ["before", "while it is read"])
 def test_a_corpus_that_changes_during_a_run_is_refused(tmp_path: Path, when: str) -> None:
     file = write_jsonl(tmp_path / "c.jsonl", ROWS[:100])

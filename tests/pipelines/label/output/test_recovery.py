@@ -41,6 +41,7 @@ def begin(folder: Path) -> None:
         commit(writer, reject("r3", "engine_error"), reject("r4", "engine_error"), accepted("r5"))
     with open_writer(folder) as writer:
         commit(writer, accepted("r3"), accepted("r6"), reject("r4", "engine_error"))
+    (folder / "data/part-000009.parquet.abc.tmp").write_bytes(b"torn by a kill")
 
 
 def scan(writer: LabelWriter) -> None:
@@ -70,12 +71,14 @@ def finish(folder: Path) -> tuple[list[str], LabelWriter]:
 
 
 def assert_exact(folder: Path, writer: LabelWriter) -> None:
-    """Every row has one outcome, and the counts say the same."""
+    """Every row has one outcome, the counts say the same, and no file is left over."""
+    store = Store(str(folder))
     assert part_ids(folder) == sorted(f"r{i}" for i in range(ROWS) if i != 2)
     assert part_ids(folder, "rejects") == ["d", "r2"]
     assert (writer.counts.accepted, +writer.counts.rejected) == (ROWS - 1, {"tie": 1, "duplicate": 1})
     assert sum(commit.counts.done for commit in writer.state.commits) == ROWS + 1
-    LabelParts.of(Store(str(folder)))
+    LabelParts.of(store)
+    assert store.unfinished() == []
 
 
 def damages(folder: Path) -> Iterator[tuple[str, str]]:

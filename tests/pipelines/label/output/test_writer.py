@@ -53,22 +53,6 @@ def test_token_logprobs_belong_to_the_commit_of_their_rows(tmp_path: Path) -> No
     assert "BYTE_STREAM_SPLIT" in columns.column(3).encodings
 
 
-def test_recovery_removes_uncommitted_parts_and_knows_the_rest(tmp_path: Path) -> None:
-    with open_writer(tmp_path) as writer:
-        commit(writer, accepted("a"))
-    (tmp_path / "data/part-000001.parquet").write_bytes((tmp_path / "data/part-000000.parquet").read_bytes())
-    (tmp_path / "rejects").mkdir()
-    (tmp_path / "rejects/part-000001.parquet.abc.tmp").write_bytes(b"torn")
-    with open_writer(tmp_path) as writer:
-        assert part_ids(tmp_path) == ["a"]
-        assert not list((tmp_path / "rejects").iterdir())
-        assert is_done(writer, "a", "b") == [True, False]
-        assert writer.counts.accepted == 1
-        commit(writer, accepted("b"))
-        assert sorted(writer.state.parts) == ["data/part-000000.parquet", "data/part-000002.parquet"]
-    assert part_ids(tmp_path) == ["a", "b"]
-
-
 @pytest.mark.parametrize("writes", range(12))
 def test_a_kill_between_two_writes_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
     rows = [accepted(f"r{i}", rationales=["r", "s"]) if i % 3 else reject(f"r{i}", "tie") for i in range(12)]

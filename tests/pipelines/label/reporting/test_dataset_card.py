@@ -29,13 +29,6 @@ def test_the_card_says_how_the_labels_were_made(tmp_path: Path) -> None:
     assert shown[0]["agreement"] == 0.6
 
 
-def test_unknown_figures_are_left_out(tmp_path: Path) -> None:
-    manifest, store = labels_of(tmp_path, ["a"])
-    card = body(dataset_card(card_run(tmp_path, ["b"]), manifest, store))
-    for word in ("rows/s", "busy", "GPU-hours", "estimated cost", "agreement of"):
-        assert word not in card
-
-
 @pytest.mark.parametrize("prompt", ["plain", "chat"])
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
 def test_no_foreign_text_becomes_markup(tmp_path: Path, text: str, prompt: str) -> None:
