@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from pipelines.reports.format import one_line
 from pipelines.storage.store import Store
 
 _MAX_ROWS = 1_000_000
 _MOST_DIFFERENT = 100
 """Labels are free if more are different, and have no distribution."""
 _SHOWN = 20
+_NAMED = 6
 _MIN_ROWS = 20
 _COLLAPSED = 0.8
 _OF_GOLD = 0.1
@@ -29,6 +31,13 @@ class LabelDistribution(BaseModel):
     """The most frequent labels first."""
     distinct: int
     warning: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The most frequent labels with their rows and shares, on one line."""
+        common = list(self.labels.items())[:_NAMED]
+        named = ", ".join(f"{one_line(label)} {count:,} ({count / self.rows:.0%})" for label, count in common)
+        return f"{named}, and {self.distinct - len(common):,} more" if self.distinct > len(common) else named
 
 
 def label_distribution(labels: Store, parts: Mapping[str, int]) -> LabelDistribution | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.config import RunConfig
 from pipelines.config.base import LossyWeights
+from pipelines.data.label_distribution import LabelDistribution
 from pipelines.evaluate.agreement import Unlabelled
 from pipelines.evaluate.validation_split import validation_notes
 from pipelines.methods import METHODS
@@ -39,6 +40,8 @@ class Questions:
     """As the student reads them."""
     answers: TeacherAnswers
     majority: Majority | None
+    given: LabelDistribution | None = None
+    """The teacher's labels of the train rows."""
     unlabelled: Unlabelled | None = None
 
 

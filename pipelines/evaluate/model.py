@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pipelines.config.base import LossyWeights
+from pipelines.data.label_distribution import LabelDistribution
 from pipelines.methods import MethodName
 from pipelines.scoring.model import (
     HeldoutPart,
@@ -191,6 +192,8 @@ class Report(ReportPart):
     baseline: Change | None
     """Set by `raystill evaluate --baseline`."""
     majority: Majority | None
+    teacher_labels: LabelDistribution | None = None
+    """Of the train rows. Null for free labels."""
     cost: Cost
     errors: list[ErrorExample]
     """The student's 20 most confident wrong answers. predictions.parquet has all answers."""

@@ -43,6 +43,7 @@ def report_facts(report: Report) -> list[tuple[str, str]]:
         ("Method", student.method),
         ("Student", f"{rounded(student.parameters)} parameters, {student.family}"),
         *settings_facts(settings.labels, settings.filters, settings.training),
+        *([("Teacher's labels", report.teacher_labels.text)] if report.teacher_labels else []),
         *([("Answers", votes_text(report.votes))] if report.votes else []),
     ]
 
@@ -71,6 +72,13 @@ def system_notes(report: Report) -> list[str]:
     return notes
 
 
+def notices(report: Report) -> list[str]:
+    """What limits the whole report: labels of the teacher that collapse, contamination, rows that are not scored."""
+    given = report.teacher_labels
+    collapsed = [f"{given.warning[0].upper()}{given.warning[1:]}."] if given and given.warning else []
+    return [*collapsed, *heldout_notices(report.heldout)]
+
+
 def table_notes(report: Report) -> list[str]:
     """All notes for a reader who sees only the table of the systems, each on one line."""
     notes = [change_text(report.baseline)] if report.baseline else []
@@ -84,7 +92,7 @@ def table_notes(report: Report) -> list[str]:
             engine = f"{engine_text(system)}, " if system.engine else ""
             time = f"{engine}{duration(system.seconds_per_example)} per example, {read} tokens read, {written} written"
             notes.append(f"{TITLES[system.name]}: {time}")
-    return [one_line(note) for note in (*notes, *heldout_notices(report.heldout))]
+    return [one_line(note) for note in (*notes, *notices(report))]
 
 
 def votes_text(votes: Votes) -> str:

@@ -9,6 +9,7 @@ from pipelines.evaluate.notes import (
     CALIBRATION,
     INTERVALS,
     change_text,
+    notices,
     rationale_facts,
     report_facts,
     system_notes,
@@ -18,7 +19,7 @@ from pipelines.methods import METHODS
 from pipelines.reports.provenance import provenance_tables
 from pipelines.reports.render import render
 from pipelines.scoring.costs import teacher_facts
-from pipelines.scoring.heldout_notices import heldout_notices, unreadable_table
+from pipelines.scoring.heldout_notices import unreadable_table
 
 
 def report_page(report: Report) -> str:
@@ -28,7 +29,7 @@ def report_page(report: Report) -> str:
         "evaluate/page.html.j2",
         report=report,
         facts=report_facts(report),
-        notices=heldout_notices(report.heldout),
+        notices=notices(report),
         unreadable=unreadable_table(report.heldout),
         accuracy_plots=[accuracy_plot(report), *([difference_plot(report)] if report.comparisons else [])],
         accuracy_caption=f"Accuracy on {report.heldout.scored:,} held-out examples, and the student's minus that of the other systems. "

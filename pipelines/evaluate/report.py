@@ -81,6 +81,7 @@ def build_report(
         agreement=agreement(measured.unlabelled) if measured.unlabelled else None,
         baseline=None,
         majority=questions.majority,
+        teacher_labels=questions.given,
         cost=student_cost(labels, student, systems[0].seconds_per_example, run.compare.price_per_worker_hour),
         errors=errors(questions.examples, measured.student, measured.systems["teacher"]),
         provenance=student.provenance,

@@ -19,6 +19,8 @@ from pydantic import JsonValue
 
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout, heldout_examples, validation_share
+from pipelines.data.label_distribution import label_distribution
+from pipelines.data.label_parts import LabelParts
 from pipelines.evaluate.agreement import unlabelled
 from pipelines.evaluate.checks import check_belongs
 from pipelines.evaluate.costs import student_cost
@@ -183,7 +185,8 @@ def _questions(
     answers = teacher_answers(labels, run.corpus, examples, task)
     inputs = student_inputs(run, answers, examples)
     majority, left = majority_label(labels, share, task), unlabelled(run, task, heldout.examples)
-    return Questions(examples, inputs, answers, majority, left)
+    given = label_distribution(labels, LabelParts.of(labels).rows)
+    return Questions(examples, inputs, answers, majority, given, left)
 
 
 def _update(run: RunConfig, student: Manifest, labels: Manifest, store: Store) -> None:

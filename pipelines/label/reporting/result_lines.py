@@ -11,7 +11,6 @@ from pipelines.runtime.durations import duration
 from pipelines.runtime.nodes import by_address
 
 _BAR_CHARACTERS = 30
-_LABELS_SHOWN = 6
 _NODES_SHOWN = 8
 
 
@@ -48,10 +47,7 @@ def result_lines(
 
 def _distribution_lines(found: LabelDistribution) -> Iterator[str]:
     """The most frequent labels on one line, and the warning."""
-    common = list(found.labels.items())[:_LABELS_SHOWN]
-    shown_labels = ", ".join(f"{one_line(label)} {count:,} ({count / found.rows:.0%})" for label, count in common)
-    more = f", and {found.distinct - len(common):,} more" if found.distinct > len(common) else ""
-    yield f"labels: {shown_labels}{more}"
+    yield f"labels: {found.text}"
     if found.warning:
         yield f"warning: {one_line(found.warning)}"
 

@@ -183,11 +183,21 @@ def test_hostile_texts_stay_text_in_markdown() -> None:
     error = dict.fromkeys(("id", "input", "gold", "student", "teacher"), WILD) | {"confidence": 0.5}
     counts = [{"gold": WILD, "student": WILD, "count": 3}, {"gold": "a|b\nc", "student": None, "count": 3}]
     more = {"task": {"name": WILD, "version": "1"}, "provenance": {"labels": {"teacher": "a ``` b"}}}
+    given = {
+        "rows": 50,
+        "labels": {WILD: 40},
+        "distinct": 2,
+        "warning": f"the teacher gave 40 of 50 rows the label {WILD}",
+    }
     others = [*OTHERS[:2], system("majority", 2, note=WILD)]
-    text = markdown(made(student(25), others, heldout=heldout, confusion=counts, errors=[error], **more))
+    text = markdown(
+        made(student(25), others, heldout=heldout, confusion=counts, errors=[error], teacher_labels=given, **more)
+    )
     for part in (
         f" | {TAME} | {TAME} | {TAME} | {TAME} | 0.50 |",
         f"- majority label: {TAME}.",
+        f"- Teacher's labels: {TAME} 40 (80%), and 1 more",
+        f"- The teacher gave 40 of 50 rows the label {TAME}.",
         f"First problem: {TAME}, {TAME}.",
         f"- Task: {TAME}, version 1",
         "| labels.teacher | a \\`\\`\\` b |",

@@ -151,6 +151,7 @@ def test_training_rows_are_never_scored_as_held_out(tmp_path: Path, inputs: list
     file = heldout_file(tmp_path / "test.jsonl", [*(f"n {i}" for i in (*small, between)), *OTHERS])
     tested: Any = report_of(make_run(tmp_path, corpus={**corpus, "validation": 0.5, "test": file}))
     assert (tested.heldout.trained_on.ids, tested.majority.rows) == ([f"h{len(small)}"], 60 - len(small))
+    assert tested.teacher_labels.rows == 60
 
 
 def test_scored_examples_of_the_validation_split_are_listed(tmp_path: Path, inputs: list[str]) -> None:
