@@ -152,6 +152,9 @@ def _stage(store: Store, kind: ArtifactType, without_file: Callable[[], StageSta
 def _grid(store: Store) -> Begun:
     if not store.exists("report.json"):  # the search comes first
         return Begun()
-    report = json.loads(store.read("report.json"))
-    done = sum(len(group["cells"]) for group in report["groups"])
-    return GridBegun(cells=Cells(done=done, missing=len(report["missing"])))
+    try:
+        report = json.loads(store.read("report.json"))
+        cells = Cells(done=sum(len(group["cells"]) for group in report["groups"]), missing=len(report["missing"]))
+    except (ValueError, KeyError, TypeError):  # damaged, or of another format: the next comparison writes it again
+        return Begun()
+    return GridBegun(cells=cells)

@@ -137,9 +137,10 @@ def test_every_stage_shows_phase_rate_and_end(run_file: str, tmp_path: Path, sta
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{oops", b'{"format": 2}', b"\xff"])
-def test_damaged_progress_files_never_end_the_command(run_file: str, tmp_path: Path, damaged: bytes) -> None:
+def test_damaged_files_never_end_the_command(run_file: str, tmp_path: Path, damaged: bytes) -> None:
     for folder in ("labels", "student", "report", "compare"):
         Store(str(tmp_path / "out" / folder)).write(PROGRESS, damaged)
+    Store(str(tmp_path / "out/compare")).write("report.json", damaged)
     states = ["not begun", "not begun", "not begun", "begun"]
     assert [state["state"] for state in stages(run_file).values()] == states
     assert len(lines(run_file)) == 4
