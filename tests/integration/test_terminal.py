@@ -49,7 +49,7 @@ DETAILS = rf"[\d.]+% accepted, [\d.]+% rejected|{STEP}|{CHECKPOINT}|student('s r
 PART = rf"[\d,]+(/[\d,]+)? (rows|tokens|examples)|[\d.]+ \w+/s|({PHASES}), {DURATION}|{DURATION} left|{DETAILS}"
 BOARD = (
     rf"> (label|train|evaluate) +{DURATION}( +[━─]{{20}})?( +({PART})(, ({PART}))*)?|\w+ +{DURATION}  .*"
-    rf"|{DURATION} so far(, about {DURATION} left)?"
+    rf"|\w+ +comes next|{DURATION} so far(, about {DURATION} left)?"
 )
 TABLE = r"[┏┡└][━┳╇─┴]+[┓┩┘]|[┃│].*[┃│]"
 RESUME = (
