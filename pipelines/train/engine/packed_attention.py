@@ -117,7 +117,7 @@ def pack(model: PreTrainedModel) -> bool:
 
 
 def check_padding(model: PreTrainedModel) -> None:
-    """Raise StageFailedError if texts that are padded together change each other's logits (UMT5 in transformers 5.19)."""
+    """Raise StageFailedError if texts that are padded together change each other's logits (UMT5 in transformers 5.17)."""
     with _float64(model):
         expected = torch.cat([_logits(model, [sequence], packed=False) for sequence in _TRIED])
         difference = float((_logits(model, _TRIED, packed=False) - expected).abs().max())
