@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -34,7 +35,7 @@ def make_key(name: str, file: str | None, requests_per_minute: int | None, *, as
 
 
 def add_line(file: str, name: str, line: str) -> None:
-    """Append a key's line to a file, in one write: concurrent commands keep each other's. A new file gets mode 0600.
+    """Append a key's line to a file, in one write. Concurrent commands wait for each other. A new file gets mode 0600.
 
     Raises:
         UserError: as `make_key`; the file is unchanged.
@@ -43,14 +44,16 @@ def add_line(file: str, name: str, line: str) -> None:
     if path.exists() and not path.is_file():
         raise _unwritable(file, "not a regular file")
     try:
-        content = path.read_bytes() if path.exists() else b""
-        origins = {key.name: key.origin for key in parse_keys(content, file)}
-        if name in origins:
-            remedy = "Choose another name. To revoke or renew that key, remove its line first."
-            raise UserError(f"key {name}", f"{origins[name]} has this name", remedy)
-        added = (b"\n" if content and not content.endswith(b"\n") else b"") + line.encode() + b"\n"
-        parse_keys(content + added, file)  # refuses a file that would become too large
-        with open(path, "ab", buffering=0, opener=partial(os.open, mode=0o600)) as stream:
+        with open(path, "ab+", buffering=0, opener=partial(os.open, mode=0o600)) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.seek(0)
+            content = stream.read()
+            origins = {key.name: key.origin for key in parse_keys(content, file)}
+            if name in origins:
+                remedy = "Choose another name. To revoke or renew that key, remove its line first."
+                raise UserError(f"key {name}", f"{origins[name]} has this name", remedy)
+            added = (b"\n" if content and not content.endswith(b"\n") else b"") + line.encode() + b"\n"
+            parse_keys(content + added, file)  # refuses a file that would become too large
             stream.write(added)
     except OSError as error:
         raise _unwritable(file, str(error.strerror)) from error

@@ -3,14 +3,18 @@
 import asyncio
 import json
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
+from cluster.commands import key as command
 from pipelines.config.serving import KeysConfig
-from serving.api.api_keys import KeyRing, key_line
+from serving.api.api_keys import KeyRing, key_line, new_key, parse_keys
 
 
 def key(*arguments: str) -> Result:
@@ -72,6 +76,18 @@ def test_a_wrong_name_or_limit_leaves_the_file(file: Path, arguments: list[str],
     done = key("--file", str(file), *arguments)
     assert (done.exit_code, done.stdout, file.read_text()) == (2, "", before)
     assert message in done.stderr
+
+
+def test_of_two_commands_at_once_one_gets_the_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return parse_keys(*arguments)
+
+    monkeypatch.setattr(command, "parse_keys", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        added = [pool.submit(command.add_line, str(file), "shop", key_line("shop", new_key())) for _ in range(4)]
+    assert sum(one.exception() is None for one in added) == 1
+    assert [one.name for one in parse_keys(file.read_bytes(), str(file))] == ["shop"]
 
 
 def test_a_file_that_is_no_key_file_stays(file: Path) -> None:
