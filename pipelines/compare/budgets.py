@@ -166,7 +166,8 @@ def _epochs(
             "content": labels.details.get("content"),
             "tokens": decides,
             "keys": sorted(own),
-        } | ({} if enough is None else {"enough": enough})
+            "enough": enough,
+        }
         name = f"{fingerprint(identity)[:16]}.json"
         if (known := _counted(cache, name)) is not None:
             found |= known
